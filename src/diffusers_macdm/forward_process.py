@@ -1,0 +1,132 @@
+"""The forward (noising) process and its algebra, with one timestep for a sample or one for each of its channels.
+
+DDPM: Ho et al., arXiv 2006.11239. A timestep tensor is `[B]` (all channels alike) or `[B, C]` (MaC-DM here noises the
+radiograph and its masks by separate timesteps, as UniDiffuser, arXiv 2303.06555, does with its two modalities).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+
+
+def per_channel(values: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+    """Look `values` `[T]` up at `timesteps` `[B]` or `[B, C]` -> `[B, 1, 1, 1]` or `[B, C, 1, 1]` for broadcasting."""
+    picked = values.to(timesteps.device)[timesteps]
+    if picked.ndim == 1:
+        picked = picked[:, None]
+    return picked[:, :, None, None]
+
+
+@dataclass(frozen=True)
+class ForwardProcess:
+    """The constants of `q(I_t | I_0)` and `q(I_{t-1} | I_t, I_0)` for every timestep, kept in float64.
+
+    Attributes:
+        betas: `[T]`, the variance added at each step.
+        alphas_cumprod: `[T]`, `abar_t`, the share of the signal's power left at each step.
+    """
+
+    betas: torch.Tensor
+    alphas_cumprod: torch.Tensor
+
+    @classmethod
+    def from_scheduler(cls, scheduler) -> ForwardProcess:
+        """Take the process from any diffusers scheduler that has `betas` and `alphas_cumprod`."""
+        return cls(scheduler.betas.double().cpu(), scheduler.alphas_cumprod.double().cpu())
+
+    @property
+    def num_timesteps(self) -> int:
+        return len(self.betas)
+
+    @property
+    def alphas_cumprod_previous(self) -> torch.Tensor:
+        """`[T]`, `abar_{t-1}`, 1 at t = 0."""
+        return torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod[:-1]])
+
+    @property
+    def posterior_variance(self) -> torch.Tensor:
+        """`[T]`, `beta~_t` of DDPM eq. 7; 0 at t = 0."""
+        return self.betas * (1 - self.alphas_cumprod_previous) / (1 - self.alphas_cumprod)
+
+    @property
+    def posterior_log_variance(self) -> torch.Tensor:
+        """`[T]`, `log beta~_t`; the value of t = 1 stands at t = 0, where the variance is 0 (Improved DDPM's clipping)."""
+        variance = self.posterior_variance
+        return torch.cat([variance[1:2], variance[1:]]).log()
+
+    @property
+    def snr(self) -> torch.Tensor:
+        """`[T]`, signal-to-noise ratio `abar_t / (1 - abar_t)`."""
+        return self.alphas_cumprod / (1 - self.alphas_cumprod)
+
+    def add_noise(self, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """DDPM eq. 4: `I_t = sqrt(abar_t) I_0 + sqrt(1 - abar_t) eps`; `clean`, `noise` `[B, C, H, W]`."""
+        abar = per_channel(self.alphas_cumprod, timesteps)
+        return abar.sqrt().to(clean.dtype) * clean + (1 - abar).sqrt().to(clean.dtype) * noise
+
+    def posterior_mean(self, clean: torch.Tensor, noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """DDPM eq. 7, the mean of `q(I_{t-1} | I_t, I_0)`; tensors `[B, C, H, W]`."""
+        abar = self.alphas_cumprod
+        abar_previous = self.alphas_cumprod_previous
+        on_clean = per_channel(self.betas * abar_previous.sqrt() / (1 - abar), timesteps).to(clean.dtype)
+        on_noisy = per_channel((1 - self.betas).sqrt() * (1 - abar_previous) / (1 - abar), timesteps).to(clean.dtype)
+        return on_clean * clean + on_noisy * noisy
+
+    def alphas_cumprod_at(self, timestep: float) -> float:
+        """`abar` at a possibly fractional timestep (sigma-type schedulers visit such ones), by linear interpolation of
+        `log(1/abar - 1)`, as these schedulers interpolate log sigma between timesteps."""
+        position = min(max(float(timestep), 0.0), self.num_timesteps - 1.0)
+        below = int(position)
+        above = min(below + 1, self.num_timesteps - 1)
+        log_sigma = torch.lerp(-self.snr[below].log(), -self.snr[above].log(), position - below)
+        return float(torch.sigmoid(-log_sigma))
+
+
+def noise_of(
+    prediction: torch.Tensor, noisy: torch.Tensor, alphas_cumprod: torch.Tensor | float, prediction_type: str
+) -> torch.Tensor:
+    """Any prediction -> the noise prediction `eps` of the same clean sample.
+
+    `epsilon` predicts `eps`; `v_prediction` predicts `sqrt(abar) eps - sqrt(1 - abar) I_0` (arXiv 2202.00512, app. D);
+    `sample` predicts `I_0`. `alphas_cumprod` is a number or broadcasts against `noisy`.
+    """
+    signal, sigma = _signal_and_sigma(alphas_cumprod, noisy)
+    if prediction_type == "epsilon":
+        return prediction
+    if prediction_type == "v_prediction":
+        return signal * prediction + sigma * noisy
+    if prediction_type == "sample":
+        return (noisy - signal * prediction) / sigma
+    raise ValueError(f"prediction_type={prediction_type!r} is not known; allowed are {', '.join(PREDICTION_TYPES)}.")
+
+
+def prediction_of(
+    noise: torch.Tensor, noisy: torch.Tensor, alphas_cumprod: torch.Tensor | float, prediction_type: str
+) -> torch.Tensor:
+    """The inverse of `noise_of`: the prediction of type `prediction_type` that says the same as the noise `noise`."""
+    signal, sigma = _signal_and_sigma(alphas_cumprod, noisy)
+    if prediction_type == "epsilon":
+        return noise
+    if prediction_type == "v_prediction":
+        return (noise - sigma * noisy) / signal
+    if prediction_type == "sample":
+        return (noisy - sigma * noise) / signal
+    raise ValueError(f"prediction_type={prediction_type!r} is not known; allowed are {', '.join(PREDICTION_TYPES)}.")
+
+
+def clean_of(
+    prediction: torch.Tensor, noisy: torch.Tensor, alphas_cumprod: torch.Tensor | float, prediction_type: str
+) -> torch.Tensor:
+    """Any prediction -> the clean sample `I_0` that it implies."""
+    noise = noise_of(prediction, noisy, alphas_cumprod, prediction_type)
+    return prediction_of(noise, noisy, alphas_cumprod, "sample")
+
+
+def _signal_and_sigma(alphas_cumprod: torch.Tensor | float, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    abar = torch.as_tensor(alphas_cumprod, dtype=torch.float64, device=like.device)
+    return abar.sqrt().to(like.dtype), (1 - abar).sqrt().to(like.dtype)
