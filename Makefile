@@ -1,0 +1,57 @@
+# make test | slow-test | floor-test | lint | demo | clean
+#
+# Each target makes the virtual environment it needs (about two minutes, once) from the package registry alone.
+#   PYTHON    the interpreter to make it with: Python 3.11 or newer, for which constraints.txt pins every package
+#   TORCH     the torch build. The pinned release is the default; another one, say for the CUDA version of a GPU machine:
+#             make TORCH=torch==2.12.1 test           (a change of TORCH alone needs `make clean` first)
+#   DEMO_OUT  where `make demo` writes; an existing folder is refused, never overwritten
+PYTHON ?= python3
+TORCH ?= $(shell grep '^torch==' constraints.txt)
+DEMO_OUT ?= runs/demo
+
+VENV := .venv
+PIP_INSTALL := bin/python -m pip install -qq --no-input --disable-pip-version-check
+
+.PHONY: demo test slow-test floor-test lint clean
+
+demo: $(VENV)/.installed
+	$(VENV)/bin/python pipelines/demo.py --output_dir $(DEMO_OUT)
+
+test: $(VENV)/.installed
+	$(VENV)/bin/python -m pytest -q -m "not slow"
+
+slow-test: $(VENV)/.installed
+	$(VENV)/bin/python -m pytest -q -m slow
+
+lint: $(VENV)/.installed
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+
+# torch comes first and under its own name: asked for by range only, pip would take the newest CUDA build (several GB).
+# The rest is then constrained by everything but torch, so that TORCH may differ from the pin.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "constraints.txt needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": set PYTHON=, or pip install without the constraints")'
+	@echo "Installing into $(VENV) (about two minutes, once)"
+	@$(PYTHON) -m venv $(VENV)
+	@grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
+	@$(VENV)/$(PIP_INSTALL) -c $(VENV)/constraints.txt $(TORCH)
+	@$(VENV)/$(PIP_INSTALL) -c $(VENV)/constraints.txt -e '.[train,eval,dicom,dev]'
+	@touch $@
+
+# The oldest versions that pyproject.toml allows: each floor `name>=x` becomes `name==x`. On Linux this torch is a CUDA build.
+FLOOR_VENV := build/floor-venv
+FLOOR_PYTHON ?= python3.10
+
+floor-test: $(FLOOR_VENV)/.installed
+	$(FLOOR_VENV)/bin/python -m pytest -q -m "not slow"
+
+$(FLOOR_VENV)/.installed: pyproject.toml
+	@echo "Installing the floors into $(FLOOR_VENV)"
+	@$(FLOOR_PYTHON) -m venv $(FLOOR_VENV)
+	@sed -nE 's/^.*"([A-Za-z_-]+)>=([0-9.]+)".*$$/\1==\2/p' pyproject.toml > $(FLOOR_VENV)/constraints.txt
+	@$(FLOOR_VENV)/$(PIP_INSTALL) -c $(FLOOR_VENV)/constraints.txt -e '.[train,eval,dicom,dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,40 @@
+"""Settings that must stand before torch and the Hugging Face libraries are imported: they read them at import."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+
+_session_home = Path(tempfile.mkdtemp(prefix="macdm-tests-"))
+
+# Nothing may reach for the network, in the tests and in the processes that they start. A test that talks to its own
+# server on the loopback address takes HF_HUB_OFFLINE out of that process's environment.
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    HF_EVALUATE_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_HUB_DISABLE_XET="1",
+    TRANSFORMERS_OFFLINE="1",
+)
+# Caches of their own: results never depend on what an earlier run or the user's work left in the usual ones.
+os.environ.update(
+    HF_HOME=str(_session_home),
+    HF_HUB_CACHE=str(_session_home / "hub"),
+    HF_DATASETS_CACHE=str(_session_home / "datasets"),
+    HF_MODULES_CACHE=str(_session_home / "modules"),
+)
+os.environ.pop("HF_TOKEN", None)
+os.environ["MPLBACKEND"] = "Agg"
+# The networks here are tiny: a second thread costs more than it brings, and one thread gives the same bits everywhere.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch  # noqa: E402
+
+
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def pytest_unconfigure(config):
+    shutil.rmtree(_session_home, ignore_errors=True)
