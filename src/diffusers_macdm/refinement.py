@@ -1,0 +1,54 @@
+"""What is done to generated masks after sampling (MaC-DM, arXiv 2311.13688, segmentation refinement)."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from .joint_sample import NORMAL_LABEL
+
+
+# Components smaller than this share of the mask's largest one are specks; generated lesions are a few connected pixels,
+# so an absolute size in pixels would not carry over from 64 to 256 px.
+SPECK_SHARE = 0.1
+
+
+def refine_masks(
+    anatomy_mask: np.ndarray, lesion_mask: np.ndarray, class_label: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Make a pair of masks anatomically possible: no specks, no holes, the lesion inside the anatomy, and none in a
+    normal case.
+
+    Args:
+        anatomy_mask, lesion_mask: bool `[H, W]`.
+        class_label: `joint_sample.NORMAL_LABEL` empties the lesion mask; None (not known) leaves it.
+
+    Returns:
+        The refined masks, bool `[H, W]`. Without scikit-image specks and holes stay, which is warned of.
+    """
+    anatomy_mask = refine_mask(anatomy_mask)
+    if class_label == NORMAL_LABEL:
+        return anatomy_mask, np.zeros_like(lesion_mask)
+    return anatomy_mask, refine_mask(lesion_mask & anatomy_mask)
+
+
+def refine_mask(mask: np.ndarray) -> np.ndarray:
+    """Remove the specks of one mask and fill its holes; bool `[H, W]` -> bool `[H, W]`."""
+    try:
+        from skimage.measure import label, regionprops
+    except ImportError:
+        warnings.warn(
+            "scikit-image is not installed, so specks and holes of generated masks are left as they are: "
+            "install diffusers-macdm[train], or pass refine_masks=False to say that this is meant.",
+            stacklevel=2,
+        )
+        return mask
+    regions = regionprops(label(mask, connectivity=2))
+    largest = max((region.area for region in regions), default=0)
+    refined = np.zeros_like(mask)
+    for region in regions:
+        if region.area >= SPECK_SHARE * largest:
+            top, left, bottom, right = region.bbox
+            refined[top:bottom, left:right] |= region.image_filled
+    return refined
