@@ -43,9 +43,7 @@ def classifier_guided_noise(
     return noise.float() - sigma * guidance_scale * gradient.float()
 
 
-def classifier_free_guided_noise(
-    conditional: torch.Tensor, unconditional: torch.Tensor, scale: float
-) -> torch.Tensor:
+def classifier_free_guided_noise(conditional: torch.Tensor, unconditional: torch.Tensor, scale: float) -> torch.Tensor:
     """Classifier-free guidance (arXiv 2207.12598) as diffusers scales it: `eps_u + s (eps_c - eps_u)`; s = 1 is off."""
     return torch.lerp(unconditional.float(), conditional.float(), scale)
 

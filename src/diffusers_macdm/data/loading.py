@@ -57,9 +57,7 @@ def radiograph_array(image: Image.Image) -> np.ndarray:
     values = _grayscale_values(image, "radiograph")
     full_scale = _FULL_SCALE[image.mode]
     if image.mode == "I" and (values.min() < 0 or values.max() > full_scale):
-        raise ValueError(
-            f"The radiograph has values from {values.min()} to {values.max()}; 0 to 65535 (16 bits) are allowed."
-        )
+        raise ValueError(f"The radiograph has values from {values.min()} to {values.max()}; 0 to 65535 (16 bits) are allowed.")
     return values.astype(np.float32) / np.float32(full_scale)
 
 

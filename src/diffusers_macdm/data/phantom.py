@@ -170,7 +170,7 @@ def _draw_anatomy(rng: np.random.Generator, lesion: bool) -> _Anatomy:
 def _draw_lesion(rng: np.random.Generator, metaphysis: float) -> _Lesion:
     kind = LESION_KINDS[int(rng.integers(len(LESION_KINDS)))]
     side = -1.0 if rng.random() < 0.8 else 1.0  # the medial side is the usual one (Kleinman and Marks 1996)
-    common = {"kind": kind, "side": side, "gap": rng.uniform(0.022, 0.030), "depth": rng.uniform(0.75, 0.95)}
+    common = {"kind": kind, "side": side, "gap": rng.uniform(0.024, 0.032), "depth": rng.uniform(0.82, 0.97)}
     if kind == "corner":
         width = metaphysis * rng.uniform(0.46, 0.66)
         return _Lesion(
@@ -239,17 +239,19 @@ def _chord(u: np.ndarray, power: float = 2.0) -> np.ndarray:
     return np.maximum(1.0 - np.abs(u) ** power, 0.0) ** (1.0 / power)
 
 
-def _ossification_center(
-    s: np.ndarray, x: np.ndarray, center: tuple[float, float], half: tuple[float, float], power: float, density: float
-) -> np.ndarray:
-    """Attenuation of an ellipsoidal centre of ossification with a thin denser shell."""
-    ds = (s - center[0]) / half[0]
-    dx = (x - center[1]) / half[1] * (1.0 - 0.12 * ds)  # wider at the top
-    radius = (np.abs(ds) ** power + np.abs(dx) ** power) ** (1.0 / power)
-    shell = 0.035 / min(half)
-    inner = np.minimum(radius / max(1.0 - shell, 0.1), 2.0)
-    outer_chord, inner_chord = _chord(np.minimum(radius, 2.0)), _chord(inner)
-    return density * half[1] * (1.9 * outer_chord - 0.9 * inner_chord)
+def _add_ossification_center(
+    attenuation: np.ndarray, s: np.ndarray, x: np.ndarray, center: tuple, half: tuple, power: float, density: float
+) -> None:
+    """Adds the attenuation of an ellipsoidal centre of ossification with a thin denser shell, in place.
+
+    `center` and `half` (half axes) are given as (s, x).
+    """
+    near = (np.abs(s - center[0]) < half[0]) & (np.abs(x - center[1]) < 1.2 * half[1])
+    ds = (s[near] - center[0]) / half[0]
+    dx = (x[near] - center[1]) / half[1] * (1.0 - 0.12 * ds)  # wider at the top
+    radius = np.minimum((np.abs(ds) ** power + np.abs(dx) ** power) ** (1.0 / power), 2.0)
+    shell = min(0.035 / min(half), 0.9)
+    attenuation[near] += density * half[1] * (1.9 * _chord(radius) - 0.9 * _chord(radius / (1.0 - shell)))
 
 
 def _tibia(a: _Anatomy, s: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -262,7 +264,7 @@ def _tibia(a: _Anatomy, s: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.nd
     widening = 2.0 * (a.metaphysis - a.diaphysis) * flare
     x = x - a.bow * np.maximum(s, 0.0) ** 2
     lateral = x > 0
-    half_width = a.diaphysis + widening * np.where(lateral, 1.0 - a.medial_flare, a.medial_flare)
+    half_width = a.diaphysis + widening * (a.medial_flare + (1.0 - 2.0 * a.medial_flare) * lateral.astype(s.dtype))
     u = x / half_width
 
     # Metaphyseal end: slightly convex towards the joint, undulating, corners hardly rounded.
@@ -291,9 +293,7 @@ def _tibia(a: _Anatomy, s: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.nd
     return a.bone_density * attenuation * inside, inside, height, u
 
 
-def _fracture_distance(
-    lesion: _Lesion, height: np.ndarray, u: np.ndarray, half_width: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _fracture_distance(lesion: _Lesion, height: np.ndarray, u: np.ndarray, half_width: float) -> tuple[np.ndarray, np.ndarray]:
     """Signed distance from the fracture line (negative in the fragment) and how loose the fragment is, 0..1."""
     from_edge = half_width * (1.0 - lesion.side * u)
     if lesion.kind == "corner":
@@ -307,7 +307,17 @@ def _fracture_distance(
 
 
 def _broken_tibia(a: _Anatomy, s: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Attenuation, anatomy and lesion of the tibia: shaft, displaced fragment and the lucent gap between them."""
+    """Attenuation, anatomy and lesion of the tibia: shaft, displaced fragment and the lucent gap between them. [S, S]"""
+    near = (np.abs(x) < a.metaphysis + 0.15) & (s > -0.2)  # the rest is not worth the time
+    results = []
+    for values in _broken_tibia_at(a, s[near], x[near]):
+        image = np.zeros(s.shape, dtype=values.dtype)
+        image[near] = values
+        results.append(image)
+    return tuple(results)
+
+
+def _broken_tibia_at(a: _Anatomy, s: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     attenuation, inside, height, u = _tibia(a, s, x)
     lesion = a.lesion
     if lesion is None:
@@ -344,33 +354,38 @@ def _surroundings(a: _Anatomy, s: np.ndarray, x: np.ndarray) -> np.ndarray:
     haze = _value_noise((a.texture_seed, 3), s, x, 0.5, 0.3)
     attenuation = 0.50 * _chord(v, 2.2) + (0.30 + 0.02 * haze) * _chord(muscle, 2.2)
 
-    fibula_center = a.metaphysis + a.fibula_gap + a.fibula + 0.02 * np.maximum(s, 0.0)
-    # The fibula's growth plate lies lower, level with the joint.
-    flare = np.exp(-((np.maximum(s - a.fibula_end - 0.03, 0.0) / 0.22) ** 1.4))
-    half_width = a.fibula * (0.70 + 0.42 * flare)
-    u = (x - fibula_center) / half_width
-    fibula_height = (
-        s - a.fibula_end - 0.03 * np.minimum(np.abs(u), 1.2) ** 6 + 0.006 * np.sin(4.0 * u + a.end_wave_phase)
-    )
-    cortex = 0.08 + 0.38 * (1.0 - flare)
-    outer = _chord(u, 2.2)
-    inner = (1.0 - cortex) * _chord(u / (1.0 - cortex), 2.2)
-    texture = _value_noise((a.texture_seed, 4), s, x, 0.08, 0.025)
-    fibula = half_width * (4.4 * (outer - inner) + (1.0 + 0.5 * flare) * (1.0 + 0.15 * texture) * inner)
-    fibula = fibula + 0.16 * np.exp(-((fibula_height / 0.03) ** 2)) * outer
-    attenuation = attenuation + a.bone_density * fibula * (fibula_height > 0.0)
+    fibula_axis = a.metaphysis + a.fibula_gap + a.fibula
+    near = (np.abs(x - fibula_axis - 0.02 * s) < 2.0 * a.fibula) & (s > a.fibula_end - 0.1)
+    attenuation[near] += a.bone_density * _fibula(a, s[near], x[near] - fibula_axis)
 
     density = 0.95 * a.bone_density
     if a.epiphysis > 0.0:
         half = (0.30 * a.epiphysis + 0.02, a.epiphysis)
         center = (-a.end_convexity - a.growth_plate - half[0], a.epiphysis_offset)
-        attenuation = attenuation + _ossification_center(s, x, center, half, 2.4, density)
+        _add_ossification_center(attenuation, s, x, center, half, 2.4, density)
     if a.fibula_epiphysis > 0.0:
         half = (0.05 + 0.05 * a.fibula_epiphysis, 0.05 + 0.06 * a.fibula_epiphysis)
-        center = (a.fibula_end - 0.06 - half[0], a.metaphysis + a.fibula_gap + a.fibula)
-        attenuation = attenuation + _ossification_center(s, x, center, half, 2.2, density)
+        _add_ossification_center(attenuation, s, x, (a.fibula_end - 0.06 - half[0], fibula_axis), half, 2.2, density)
     talus = (0.62 * a.talus, a.talus)
-    return attenuation + _ossification_center(s, x, (-0.31 - talus[0], 0.05), talus, 2.7, density)
+    _add_ossification_center(attenuation, s, x, (-0.31 - talus[0], 0.05), talus, 2.7, density)
+    calcaneus = (0.7 * a.talus, 0.85 * a.talus)
+    _add_ossification_center(attenuation, s, x, (-0.36 - 2.0 * talus[0] - calcaneus[0], 0.09), calcaneus, 2.3, 0.8 * density)
+    return attenuation
+
+
+def _fibula(a: _Anatomy, s: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Attenuation of the fibula, built as the tibia is; `x` from its axis. Its growth plate is level with the joint."""
+    flare = np.exp(-((np.maximum(s - a.fibula_end - 0.03, 0.0) / 0.22) ** 1.4))
+    half_width = a.fibula * (0.70 + 0.42 * flare)
+    u = (x - 0.02 * np.maximum(s, 0.0)) / half_width
+    height = s - a.fibula_end - 0.03 * np.minimum(np.abs(u), 1.2) ** 6 + 0.006 * np.sin(4.0 * u + a.end_wave_phase)
+    cortex = 0.08 + 0.38 * (1.0 - flare)
+    outer = _chord(u, 2.2)
+    inner = (1.0 - cortex) * _chord(u / (1.0 - cortex), 2.2)
+    texture = _value_noise((a.texture_seed, 4), s, x, 0.08, 0.025)
+    attenuation = half_width * (4.4 * (outer - inner) + (1.0 + 0.5 * flare) * (1.0 + 0.15 * texture) * inner)
+    attenuation = attenuation + 0.16 * np.exp(-((height / 0.03) ** 2)) * outer
+    return attenuation * (height > 0.0)
 
 
 def _area_average(image: np.ndarray, factor: int) -> np.ndarray:
@@ -533,9 +548,7 @@ def write_phantom(
         total = sum(sum(by_class.values()) for by_class in counts.values())
         with tqdm(total=total, desc="phantom", unit="film", disable=not show_progress) as progress:
             for split_index, split in enumerate(SPLITS):
-                _write_split(
-                    temporary / "data" / split, split_index, list(counts[split].values()), size, seed, progress
-                )
+                _write_split(temporary / "data" / split, split_index, list(counts[split].values()), size, seed, progress)
         (temporary / "data").rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -65,7 +65,7 @@ class GuidanceClassifier(ModelMixin, ConfigMixin):
             self.mask_time_embedding = TimestepEmbedding(block_out_channels[0], embedding_dim)
         self.conv_in = torch.nn.Conv2d(in_channels * patch_size**2, block_out_channels[0], kernel_size=3, padding=1)
         self.down_blocks = torch.nn.ModuleList()
-        for i, (down_block_type, channels) in enumerate(zip(down_block_types, block_out_channels)):
+        for i, (down_block_type, channels) in enumerate(zip(down_block_types, block_out_channels, strict=True)):
             self.down_blocks.append(
                 get_down_block(
                     down_block_type,

@@ -95,9 +95,7 @@ class MaCDMPipeline(DiffusionPipeline):
         # of the *other* class's defaults, betas included. The values the denoiser was trained with are no such defaults.
         if scheduler is not None and scheduler.config.get("_use_default_values"):
             scheduler._internal_dict = FrozenDict({**scheduler.config, "_use_default_values": []})
-        self.register_modules(
-            unet=unet, scheduler=scheduler, guidance_classifier=guidance_classifier, weak_unet=weak_unet
-        )
+        self.register_modules(unet=unet, scheduler=scheduler, guidance_classifier=guidance_classifier, weak_unet=weak_unet)
         self._trained_alphas_cumprod = getattr(scheduler, "alphas_cumprod", None)
 
     @property
@@ -493,6 +491,11 @@ class MaCDMPipeline(DiffusionPipeline):
 
         Second-order schedulers visit each timestep twice; sampling must begin at the first visit.
         """
+        if self.scheduler.config.get("skip_prk_steps") is False:
+            raise ValueError(
+                f"{type(self.scheduler).__name__} cannot start from a real case: its Runge-Kutta warm-up begins at pure "
+                "noise; use skip_prk_steps=True or another scheduler."
+            )
         order = self.scheduler.order
         levels = self.scheduler.timesteps[::order].double()
         allowed = (levels <= strength * self._num_train_timesteps).nonzero()
@@ -513,7 +516,9 @@ class MaCDMPipeline(DiffusionPipeline):
 def _refine(anatomy_masks, lesion_masks, labels, kept) -> tuple[torch.Tensor, torch.Tensor]:
     """Refine the generated masks, `[B, 1, H, W]` in {0, 1}; masks that were given are kept as they are."""
     pairs = []
-    for anatomy, lesion, label in zip(anatomy_masks.cpu().bool().numpy(), lesion_masks.cpu().bool().numpy(), labels):
+    for anatomy, lesion, label in zip(
+        anatomy_masks.cpu().bool().numpy(), lesion_masks.cpu().bool().numpy(), labels, strict=True
+    ):
         anatomy, lesion = anatomy[0], lesion[0]
         if ANATOMY_MASK in kept and LESION_MASK in kept:
             pass
