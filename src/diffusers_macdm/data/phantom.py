@@ -42,7 +42,7 @@ MAX_CASES = 100_000
 # spread (half image sides), `contrast`: slope of the display curve.
 SITES: dict[str, dict[str, float]] = {
     "flat_panel": {"photons": 1.6, "blur": 0.004, "contrast": 1.08},
-    "computed_radiography": {"photons": 0.7, "blur": 0.009, "contrast": 0.94},
+    "computed_radiography": {"photons": 0.7, "blur": 0.0075, "contrast": 0.96},
 }
 
 
@@ -150,7 +150,7 @@ def _draw_anatomy(rng: np.random.Generator, lesion: bool) -> _Anatomy:
         end_wave_phase=rng.uniform(0.0, 2 * np.pi),
         cortex=rng.uniform(0.27, 0.38),
         calcification=rng.uniform(0.022, 0.04),
-        growth_lines=tuple(rng.uniform(0.22, 0.6, size=int(rng.choice([0, 0, 0, 1, 2])))),
+        growth_lines=tuple(rng.uniform(0.22, 0.6) for _ in range(int(rng.choice([0, 0, 0, 1, 2])))),
         growth_plate=rng.uniform(0.055, 0.085),
         epiphysis=metaphysis * (0.25 + 0.55 * ossification) if ossification > 0 else 0.0,
         epiphysis_offset=metaphysis * rng.uniform(-0.08, 0.12),
@@ -170,7 +170,7 @@ def _draw_anatomy(rng: np.random.Generator, lesion: bool) -> _Anatomy:
 def _draw_lesion(rng: np.random.Generator, metaphysis: float) -> _Lesion:
     kind = LESION_KINDS[int(rng.integers(len(LESION_KINDS)))]
     side = -1.0 if rng.random() < 0.8 else 1.0  # the medial side is the usual one (Kleinman and Marks 1996)
-    common = {"kind": kind, "side": side, "gap": rng.uniform(0.024, 0.032), "depth": rng.uniform(0.82, 0.97)}
+    common = {"kind": kind, "side": side, "gap": rng.uniform(0.027, 0.034), "depth": rng.uniform(0.82, 0.97)}
     if kind == "corner":
         width = metaphysis * rng.uniform(0.46, 0.66)
         return _Lesion(
@@ -223,15 +223,18 @@ def _smoothstep(edge: float, width: float, value: np.ndarray) -> np.ndarray:
 
 def _value_noise(seed: Sequence[int], a: np.ndarray, b: np.ndarray, cell_a: float, cell_b: float) -> np.ndarray:
     """Smooth random field at the points (a, b), zero mean, about unit variance; one random value per lattice point."""
-    lattice = np.random.default_rng(list(seed)).normal(0.0, 1.5, size=(128, 128)).astype(np.float32)
-    pa, pb = a / cell_a + 1024.0, b / cell_b + 1024.0  # the offset keeps the indices positive
-    ia, ib = pa.astype(np.int32), pb.astype(np.int32)
-    fa, fb = pa - ia, pb - ib
+    lattice = np.random.default_rng(list(seed)).normal(0.0, 1.5, size=128 * 128).astype(np.float32)
+    pa, pb = a / cell_a, b / cell_b
+    floor_a, floor_b = np.floor(pa), np.floor(pb)
+    fa, fb = pa - floor_a, pb - floor_b
     fa, fb = fa * fa * (3.0 - 2.0 * fa), fb * fb * (3.0 - 2.0 * fb)
-    ia0, ib0, ia1, ib1 = ia & 127, ib & 127, (ia + 1) & 127, (ib + 1) & 127
-    low = lattice[ia0, ib0] * (1.0 - fb) + lattice[ia0, ib1] * fb
-    high = lattice[ia1, ib0] * (1.0 - fb) + lattice[ia1, ib1] * fb
-    return low * (1.0 - fa) + high * fa
+    ia, ib = floor_a.astype(np.int32), floor_b.astype(np.int32)
+    row0, row1, column0, column1 = (ia & 127) * 128, ((ia + 1) & 127) * 128, ib & 127, (ib + 1) & 127  # wraps around
+    low, low_next = lattice[row0 + column0], lattice[row0 + column1]
+    high, high_next = lattice[row1 + column0], lattice[row1 + column1]
+    low = low + (low_next - low) * fb
+    high = high + (high_next - high) * fb
+    return low + (high - low) * fa
 
 
 def _chord(u: np.ndarray, power: float = 2.0) -> np.ndarray:
