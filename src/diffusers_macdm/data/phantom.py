@@ -181,13 +181,13 @@ def _draw_lesion(rng: np.random.Generator, metaphysis: float) -> _Lesion:
             tilt=0.0,
             **common,
         )
-    center_height = rng.uniform(0.034, 0.046)
+    center_height = rng.uniform(0.030, 0.040)
     return _Lesion(
         width=metaphysis * (2.4 if rng.random() < 0.6 else rng.uniform(1.2, 1.6)),  # the whole end, or a part of it
-        height=center_height + rng.uniform(0.02, 0.05),
+        height=center_height + rng.uniform(0.015, 0.04),
         center_height=center_height,
-        shift=rng.uniform(0.004, 0.012),
-        tilt=rng.uniform(0.0, 0.03),
+        shift=rng.uniform(0.002, 0.008),
+        tilt=rng.uniform(0.0, 0.02),
         **common,
     )
 
@@ -535,7 +535,7 @@ def write_phantom(
     seed = _check_integer("seed", seed, 0, 2**32 - 1)
     out = Path(out)
     if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise FileExistsError(f"{out} exists and is not a folder; give a folder that does not exist or is empty")
+        raise FileExistsError(f"{out} exists and is no plain folder; give a folder that does not exist or is empty")
     if out.is_dir() and any(out.iterdir()):
         raise FileExistsError(f"{out} is not empty; give a folder that does not exist or is empty")
 
@@ -544,6 +544,7 @@ def write_phantom(
         share = 1 if split == "train" else 4
         counts[split] = {"normal": -(-num_normal // share), "lesion": -(-num_lesion // share)}
 
+    out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
     # Everything is written beside `out` and renamed at the end: an interrupted run leaves no half-written data set.
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
