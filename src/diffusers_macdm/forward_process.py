@@ -6,11 +6,15 @@ radiograph and its masks by separate timesteps, as UniDiffuser, arXiv 2303.06555
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from .joint_sample import CHANNELS, MASK_CHANNELS, RADIOGRAPH
 
+
+TASKS = ("pairs", "masks_to_image", "image_to_masks")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
@@ -130,3 +134,36 @@ def clean_of(
 def _signal_and_sigma(alphas_cumprod: torch.Tensor | float, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     abar = torch.as_tensor(alphas_cumprod, dtype=torch.float64, device=like.device)
     return abar.sqrt().to(like.dtype), (1 - abar).sqrt().to(like.dtype)
+
+
+def draw_timesteps(
+    batch_size: int,
+    num_timesteps: int,
+    task_probabilities: Sequence[float],
+    device: torch.device | str = "cpu",
+    generator: torch.Generator | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw what each sample of a training batch practises, and its timesteps.
+
+    One network learns three uses (UniDiffuser, arXiv 2303.06555, with the marginals left out): *pairs* (`t_mask =
+    t_image`), *masks -> image* (`t_mask = 0`) and *image -> masks* (`t_image = 0`). A given channel is fed clean.
+
+    Args:
+        task_probabilities: of pairs, masks -> image and image -> masks; they sum to 1.
+
+    Returns:
+        timesteps, int64 `[B, 3]` (0 for given channels), and noised_channels, bool `[B, 3]` (False for given channels).
+    """
+    if len(task_probabilities) != len(TASKS) or min(task_probabilities) < 0 or abs(sum(task_probabilities) - 1) > 1e-6:
+        raise ValueError(
+            f"task_probabilities={tuple(task_probabilities)} is not allowed: {len(TASKS)} numbers of at least 0 "
+            f"that sum to 1 ({', '.join(TASKS)})."
+        )
+    task = torch.multinomial(
+        torch.tensor(task_probabilities, device=device), batch_size, replacement=True, generator=generator
+    )  # [B]
+    noised_channels = torch.ones(batch_size, len(CHANNELS), dtype=torch.bool, device=device)
+    noised_channels[:, MASK_CHANNELS] = (task != TASKS.index("masks_to_image"))[:, None]
+    noised_channels[:, RADIOGRAPH] = task != TASKS.index("image_to_masks")
+    timesteps = torch.randint(num_timesteps, (batch_size, 1), device=device, generator=generator)
+    return timesteps * noised_channels, noised_channels

@@ -349,6 +349,11 @@ class MaCDMPipeline(DiffusionPipeline):
                 f"guidance_scale={guidance_scale} needs a guidance_classifier, which this pipeline lacks: train one with "
                 "training/train_guidance_classifier.py, or set guidance_scale=0."
             )
+        if guidance_scale != 0 and _weighting(self.guidance_classifier) != _weighting(self.unet):
+            raise ValueError(
+                f"The guidance_classifier was trained with {_weighting(self.guidance_classifier)} and the unet with "
+                f"{_weighting(self.unet)} (channel weights, mask weighting): both must be fed alike."
+            )
         if autoguidance_scale != 1 and self.weak_unet is None:
             raise ValueError(
                 f"autoguidance_scale={autoguidance_scale} needs a weak_unet (an early snapshot of the denoiser), which "
@@ -513,6 +518,10 @@ class MaCDMPipeline(DiffusionPipeline):
         return {name: value for name, value in {"generator": generator, "eta": eta}.items() if name in accepted}
 
 
+def _weighting(model) -> tuple:
+    return tuple(model.config.channel_weights), model.config.mask_weighting
+
+
 def _refine(anatomy_masks, lesion_masks, labels, kept) -> tuple[torch.Tensor, torch.Tensor]:
     """Refine the generated masks, `[B, 1, H, W]` in {0, 1}; masks that were given are kept as they are."""
     pairs = []
@@ -529,5 +538,5 @@ def _refine(anatomy_masks, lesion_masks, labels, kept) -> tuple[torch.Tensor, to
         else:
             anatomy, lesion = refine_masks(anatomy, lesion, label)
         pairs.append(np.stack([anatomy, lesion]))
-    masks = torch.from_numpy(np.stack(pairs)).to(anatomy_masks)  # [B, 2, H, W]
-    return masks[:, :1], masks[:, 1:]
+    refined = torch.from_numpy(np.stack(pairs)).to(anatomy_masks)  # [B, 2, H, W]
+    return refined[:, :1], refined[:, 1:]

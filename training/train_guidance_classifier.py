@@ -1,0 +1,148 @@
+"""Train the noise-aware guidance classifier `p_phi(y | I_t, t)` of MaC-DM under `accelerate launch`.
+
+    accelerate launch training/train_guidance_classifier.py --train_data_dir data --resolution 128 --patch_size 2 \\
+        --output_dir macdm-model
+
+The classifier is written to `--output_dir`/guidance_classifier. Where `--output_dir` holds a trained pipeline, it becomes
+that pipeline's component; where it does not yet, `train_macdm.py` with the same `--output_dir` takes it from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+import training_utils
+from diffusers_macdm import GuidanceClassifier, MaCDMUNet2DModel
+from diffusers_macdm.forward_process import TASKS, ForwardProcess, draw_timesteps
+from diffusers_macdm.joint_sample import ANATOMY_MASK, CHANNELS, RADIOGRAPH, to_signal
+from training_utils import by_quartile, logger, replace_folder, write_json
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = training_utils.argument_parser(__doc__.splitlines()[0], max_train_steps=5000, learning_rate=3e-4)
+    parser.set_defaults(block_out_channels=[32, 64, 128], layers_per_block=1, use_ema=False, adam_weight_decay=0.05)
+    return parser.parse_args(argv)
+
+
+def build_classifier(args: argparse.Namespace, num_classes: int) -> GuidanceClassifier:
+    return GuidanceClassifier(**training_utils.network_arguments(args), in_channels=len(CHANNELS), num_classes=num_classes)
+
+
+class ClassificationLoss:
+    """Cross-entropy on noisy joint samples, noised as the denoiser's are (ADM, arXiv 2105.05233, sec. 4)."""
+
+    def __init__(self, args: argparse.Namespace, process: ForwardProcess, config):
+        self.args, self.process, self.config = args, process, config
+
+    def __call__(self, classifier, batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        process = self.process
+        clean = to_signal(batch["joint_sample"], self.config)  # [B, 3, H, W]
+        timesteps, noised = draw_timesteps(len(clean), process.num_timesteps, self.args.task_probabilities, clean.device)
+        noisy = process.add_noise(clean, torch.randn_like(clean), timesteps)
+        noisy = torch.where(noised[:, :, None, None], noisy, clean)
+        logits = classifier(noisy, timesteps[:, RADIOGRAPH], mask_timestep=timesteps[:, ANATOMY_MASK])  # [B, K]
+
+        labels = batch["class_label"]
+        known = labels < self.config.num_classes
+        labels = labels.where(known, 0)
+        cross_entropy = F.cross_entropy(logits.float(), labels, reduction="none")  # [B]
+        correct = (logits.argmax(dim=1) == labels).float()
+        level = timesteps.amax(dim=1)
+        not_known = ~known
+        values = {"accuracy": correct.masked_fill(not_known, torch.nan)}
+        values |= by_quartile("accuracy", values["accuracy"], level, process.num_timesteps)
+        values |= by_quartile(
+            "cross_entropy", cross_entropy.detach().masked_fill(not_known, torch.nan), level, process.num_timesteps
+        )
+        return (cross_entropy * known).sum() / known.sum().clamp(min=1), values
+
+
+def check_against_pipeline(output_dir: Path, classifier: GuidanceClassifier) -> None:
+    """Refuse to become part of a pipeline whose denoiser is fed otherwise."""
+    if not (output_dir / "model_index.json").is_file():
+        return
+    theirs = MaCDMUNet2DModel.load_config(output_dir / "unet")
+    for name in ("sample_size", "channel_weights", "mask_weighting"):
+        their, our = theirs[name], classifier.config[name]
+        if (list(our) if name == "channel_weights" else our) != their:
+            raise ValueError(
+                f"The denoiser in {output_dir} was trained with {name}={their}, this run has {our}: both must be fed alike."
+            )
+
+
+def add_to_pipeline(output_dir: Path) -> None:
+    """Name the classifier in the pipeline's `model_index.json`, if there is a pipeline."""
+    path = output_dir / "model_index.json"
+    if path.is_file():
+        index = json.loads(path.read_text())
+        index["guidance_classifier"] = ["macdm", GuidanceClassifier.__name__]
+        write_json(path, index)
+
+
+def resolve(args: argparse.Namespace) -> dict[str, Any]:
+    """Everything that the run depends on, as plain data: the arguments, the data, the network."""
+    training_utils.check_arguments(args)
+    draw_timesteps(1, args.ddpm_num_steps, args.task_probabilities)
+    dataset = training_utils.load_training_data(args)
+    training_utils.set_seed(args.seed)
+    classifier = build_classifier(args, dataset.num_classes)
+    check_against_pipeline(Path(args.output_dir), classifier)
+    configuration = training_utils.record(
+        args,
+        data=training_utils.describe_data(dataset),
+        tasks=dict(zip(TASKS, args.task_probabilities, strict=True)),
+        guidance_classifier={**classifier.config, "num_parameters": classifier.num_parameters()},
+        scheduler=dict(training_utils.training_scheduler(args).config),
+    )
+    return {"configuration": configuration, "dataset": dataset, "classifier": classifier}
+
+
+def main() -> None:
+    args = parse_args()
+    resolved = resolve(args)
+    configuration, dataset, classifier = resolved["configuration"], resolved["dataset"], resolved["classifier"]
+    if args.dry_run:
+        print(json.dumps(configuration, indent=2, default=str))
+        return
+    output_dir = Path(args.output_dir)
+    checkpoints = output_dir / "guidance_classifier_checkpoints"
+    accelerator = training_utils.start(args)
+    resume = training_utils.prepare_output(args, output_dir / "guidance_classifier", checkpoints)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        write_json(output_dir / "guidance_classifier_training_config.json", json.loads(json.dumps(configuration, default=str)))
+    counts = configuration["data"]["cases_per_label"]
+    millions = classifier.num_parameters() / 1e6
+    logger.info(f"{len(dataset)} cases {counts}, {millions:.2f} M parameters, on {accelerator.device}.")
+
+    process = ForwardProcess.from_scheduler(training_utils.training_scheduler(args))
+    classifier, ema = training_utils.train(
+        args,
+        accelerator,
+        classifier,
+        dataset,
+        ClassificationLoss(args, process, classifier.config),
+        checkpoints=checkpoints,
+        log_path=output_dir / "guidance_classifier_training_log.jsonl",
+        resume=resume,
+        configuration=configuration,
+    )
+    if accelerator.is_main_process:
+        if ema is not None:
+            ema.copy_to(classifier.parameters())
+        temporary = output_dir / "guidance_classifier.tmp"
+        classifier.save_pretrained(temporary)
+        replace_folder(temporary, output_dir / "guidance_classifier")
+        add_to_pipeline(output_dir)
+        logger.info(f"Saved the classifier to {output_dir / 'guidance_classifier'}.")
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    training_utils.run_script(main)

@@ -1,0 +1,522 @@
+"""What the two training scripts share: options, the data, the loop with exact resume, checkpoints, logs.
+
+Everything random in a step is a function of (seed, micro-step, process): which cases are drawn and how they are augmented
+(`StepBatchSampler`), and the noise, timesteps and dropout (`seed_step`). A checkpoint therefore needs no random state, and a
+resumed run gives the same weights as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration, set_seed
+from diffusers import DDPMScheduler
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from tqdm.auto import tqdm
+
+import diffusers_macdm
+from diffusers_macdm.data.augmentation import AUGMENTATION_DIM, PairAugmentation
+from diffusers_macdm.data.loading import BALANCES, PairDataset, StepBatchSampler, load_pairs
+from diffusers_macdm.forward_process import PREDICTION_TYPES
+from diffusers_macdm.joint_sample import CHANNELS, MASK_WEIGHTINGS
+
+
+logger = logging.getLogger("macdm.training")
+
+NULL_LABEL = -1  # unlabeled cases, until the number of classes is known
+
+
+# ------------------------------------------------------------------------------------------------------------- options
+
+
+def argument_parser(description: str, *, max_train_steps: int, learning_rate: float) -> argparse.ArgumentParser:
+    """The options that both scripts have, with the names of diffusers' `train_unconditional.py`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    data = parser.add_argument_group("data")
+    data.add_argument("--train_data_dir", help="Folder in the project's layout (train/metadata.jsonl and so on).")
+    data.add_argument("--dataset_name", help="Data set of the Hub with the same columns, instead of --train_data_dir.")
+    data.add_argument("--dataset_config_name", help="Configuration of --dataset_name.")
+    data.add_argument("--cache_dir", help="Where `datasets` keeps what it has read.")
+    data.add_argument("--resolution", type=int, default=64, help="Side of the joint sample, in pixels.")
+    data.add_argument(
+        "--samples_per_class",
+        type=int,
+        nargs="+",
+        help="Train on this many cases of class 0, 1, ... alone, drawn by --seed (default: all).",
+    )
+    data.add_argument("--balance", choices=BALANCES, default="class", help="Draw the classes equally often, or not.")
+    data.add_argument("--dataloader_num_workers", type=int, default=0, help="Processes that read ahead.")
+    augmentation = PairAugmentation()
+    data.add_argument("--augment", action=argparse.BooleanOptionalAction, default=True, help="Paired augmentation.")
+    data.add_argument("--horizontal_flip", action="store_true", help="Mirror half of the cases: off unless asked for.")
+    for name in ("rotation_degrees", "translation", "scale", "brightness", "contrast", "gamma"):
+        data.add_argument(f"--{name}", type=float, default=getattr(augmentation, name), help="Augmentation limit.")
+    data.add_argument("--augmentation_probability", type=float, default=augmentation.probability, help="Of each parameter.")
+
+    model = parser.add_argument_group("model")
+    model.add_argument("--block_out_channels", type=int, nargs="+", default=[64, 128, 256, 256])
+    model.add_argument("--layers_per_block", type=int, default=2)
+    model.add_argument("--attention_levels", type=int, default=1, help="Lowest resolutions that have self-attention.")
+    model.add_argument("--attention_head_dim", type=int, default=32)
+    model.add_argument("--norm_num_groups", type=int, default=32)
+    model.add_argument("--dropout", type=float, default=0.0)
+    model.add_argument("--patch_size", type=int, default=1, help="Patches become channels: p^2 times less work.")
+    model.add_argument(
+        "--channel_weights", type=float, nargs=len(CHANNELS), default=[1.0] * len(CHANNELS), metavar=("W1", "W2", "W3")
+    )
+    model.add_argument("--mask_weighting", choices=MASK_WEIGHTINGS, default="input", help="Where the weights act.")
+    model.add_argument(
+        "--task_probabilities",
+        type=float,
+        nargs=3,
+        default=[0.7, 0.15, 0.15],
+        metavar=("PAIRS", "MASKS_TO_IMAGE", "IMAGE_TO_MASKS"),
+        help="Share of the training samples that practise each use.",
+    )
+    model.add_argument("--ddpm_num_steps", type=int, default=1000, help="Number T of training timesteps.")
+    model.add_argument("--ddpm_beta_schedule", default="linear", choices=["linear", "scaled_linear", "squaredcos_cap_v2"])
+
+    optimisation = parser.add_argument_group("optimisation")
+    optimisation.add_argument("--train_batch_size", type=int, default=16, help="Per process and micro-step.")
+    optimisation.add_argument("--gradient_accumulation_steps", type=int, default=1)
+    optimisation.add_argument("--max_train_steps", type=int, default=max_train_steps, help="Number of weight updates.")
+    optimisation.add_argument("--learning_rate", type=float, default=learning_rate)
+    optimisation.add_argument("--lr_scheduler", default="cosine", help="A name that diffusers' get_scheduler knows.")
+    optimisation.add_argument("--lr_warmup_steps", type=int, default=100)
+    optimisation.add_argument("--adam_beta1", type=float, default=0.9)
+    optimisation.add_argument("--adam_beta2", type=float, default=0.99)
+    optimisation.add_argument("--adam_weight_decay", type=float, default=0.01)
+    optimisation.add_argument("--adam_epsilon", type=float, default=1e-8)
+    optimisation.add_argument("--max_grad_norm", type=float, default=1.0)
+    optimisation.add_argument("--mixed_precision", choices=["no", "fp16", "bf16"], default="no")
+    optimisation.add_argument("--use_ema", action=argparse.BooleanOptionalAction, default=True)
+    optimisation.add_argument("--ema_inv_gamma", type=float, default=1.0)
+    optimisation.add_argument("--ema_power", type=float, default=0.75)
+    optimisation.add_argument("--ema_max_decay", type=float, default=0.9999)
+
+    run = parser.add_argument_group("run")
+    run.add_argument("--output_dir", default="macdm-model", help="Ends as a folder that from_pretrained loads.")
+    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--logging_dir", default="logs", help="Of the tracker, inside --output_dir.")
+    run.add_argument("--logging_steps", type=int, default=50)
+    run.add_argument("--report_to", default="tensorboard", help="A tracker of accelerate, or 'none'.")
+    run.add_argument("--checkpointing_steps", type=int, default=500)
+    run.add_argument("--checkpoints_total_limit", type=int, help="Delete the oldest checkpoints beyond this number.")
+    run.add_argument("--resume_from_checkpoint", help="A checkpoint's path, or 'latest'.")
+    run.add_argument("--dry_run", action="store_true", help="Print the resolved configuration as JSON and end.")
+    return parser
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise `ValueError` for options that no later step would refuse by name."""
+    if (args.train_data_dir is None) == (args.dataset_name is None):
+        raise ValueError("Give the data by either --train_data_dir or --dataset_name.")
+    positive = ("resolution", "train_batch_size", "gradient_accumulation_steps", "max_train_steps", "learning_rate")
+    positive += ("logging_steps", "checkpointing_steps", "layers_per_block", "patch_size", "max_grad_norm", "ddpm_num_steps")
+    for name in positive:
+        if not getattr(args, name) > 0:
+            raise ValueError(f"--{name} {getattr(args, name)} is not allowed: it must be greater than 0.")
+    for name in ("seed", "lr_warmup_steps", "dataloader_num_workers", "attention_levels"):
+        if getattr(args, name) < 0:
+            raise ValueError(f"--{name} {getattr(args, name)} is not allowed: it must be 0 or more.")
+    if args.checkpoints_total_limit is not None and args.checkpoints_total_limit < 1:
+        raise ValueError(f"--checkpoints_total_limit {args.checkpoints_total_limit} is not allowed: at least 1.")
+    multiple = args.patch_size * 2 ** (len(args.block_out_channels) - 1)
+    if args.resolution % multiple:
+        raise ValueError(
+            f"--resolution {args.resolution} is not allowed: with --patch_size {args.patch_size} and "
+            f"{len(args.block_out_channels)} block_out_channels it must be a multiple of {multiple}."
+        )
+    for channels in args.block_out_channels:
+        if channels % args.norm_num_groups:
+            raise ValueError(
+                f"--block_out_channels {channels} is not allowed: each must be a multiple of --norm_num_groups "
+                f"{args.norm_num_groups}."
+            )
+
+
+def network_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """What the denoiser and the classifier are built alike with."""
+    levels = len(args.block_out_channels)
+    has_attention = [level >= levels - args.attention_levels for level in range(levels)]
+    return {
+        "sample_size": args.resolution,
+        "block_out_channels": tuple(args.block_out_channels),
+        "down_block_types": tuple("AttnDownBlock2D" if attention else "DownBlock2D" for attention in has_attention),
+        "layers_per_block": args.layers_per_block,
+        "attention_head_dim": args.attention_head_dim,
+        "norm_num_groups": args.norm_num_groups,
+        "dropout": args.dropout,
+        "channel_weights": tuple(args.channel_weights),
+        "mask_weighting": args.mask_weighting,
+        "mask_timestep": True,
+        "patch_size": args.patch_size,
+    }
+
+
+def training_scheduler(args: argparse.Namespace, prediction_type: str = "epsilon") -> DDPMScheduler:
+    """The process that is trained, with the settings that sampling starts from."""
+    if prediction_type not in PREDICTION_TYPES:
+        raise ValueError(f"--prediction_type {prediction_type} is not known; allowed are {', '.join(PREDICTION_TYPES)}.")
+    largest = max(args.channel_weights) if args.mask_weighting == "signal" else 1.0
+    return DDPMScheduler(
+        num_train_timesteps=args.ddpm_num_steps,
+        beta_schedule=args.ddpm_beta_schedule,
+        prediction_type=prediction_type,
+        variance_type="learned_range",
+        clip_sample_range=largest,
+        timestep_spacing="trailing",  # sampling starts at the noisiest level whatever the number of steps
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------- data
+
+
+def load_training_data(args: argparse.Namespace) -> PairDataset:
+    """The train split as joint samples, restricted to `--samples_per_class`."""
+    pairs = load_pairs(args.train_data_dir or args.dataset_name, "train", args.dataset_config_name, args.cache_dir)
+    if args.samples_per_class is not None:
+        labels = np.array([NULL_LABEL if label is None else label for label in pairs["label"]])
+        chosen = []
+        for label, count in enumerate(args.samples_per_class):
+            members = np.flatnonzero(labels == label)
+            if count > len(members):
+                raise ValueError(f"--samples_per_class asks for {count} cases of class {label}; there are {len(members)}.")
+            chosen.append(np.random.default_rng([args.seed, label]).permutation(members)[:count])
+        pairs = pairs.select(np.sort(np.concatenate(chosen)))
+    num_classes = max((label for label in pairs["label"] if label is not None), default=-1) + 1
+    if num_classes < 2:
+        raise ValueError("The train split has a single class; the labels must name at least two (0 normal, 1 lesion).")
+    augmentation = None
+    if args.augment:
+        augmentation = PairAugmentation(
+            horizontal_flip=args.horizontal_flip,
+            rotation_degrees=args.rotation_degrees,
+            translation=args.translation,
+            scale=args.scale,
+            brightness=args.brightness,
+            contrast=args.contrast,
+            gamma=args.gamma,
+            probability=args.augmentation_probability,
+        )
+    dataset = PairDataset(pairs, args.resolution, augmentation, null_label=num_classes)
+    dataset.num_classes = num_classes
+    return dataset
+
+
+def describe_data(dataset: PairDataset) -> dict[str, Any]:
+    """The facts about the training data that go into the record of the run."""
+    labels, counts = np.unique(dataset.labels, return_counts=True)
+    names = ["none" if label == dataset.num_classes else str(label) for label in labels]
+    return {
+        "num_cases": len(dataset),
+        "cases_per_label": dict(zip(names, counts.tolist(), strict=True)),
+        "num_patients": len({p for p in dataset.patient_ids if p is not None}) or None,
+        "cases": sorted(dataset.names),
+    }
+
+
+def augmentation_dim(dataset: PairDataset) -> int:
+    return AUGMENTATION_DIM if dataset.augmentation is not None else 0
+
+
+# ----------------------------------------------------------------------------------------------------------------- run
+
+
+def start(args: argparse.Namespace) -> Accelerator:
+    """The accelerator, with console logging on the main process and a seed for the initial weights."""
+    accelerator = Accelerator(
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        mixed_precision=args.mixed_precision,
+        log_with=None if args.report_to == "none" else args.report_to,
+        project_config=ProjectConfiguration(project_dir=args.output_dir, logging_dir=f"{args.output_dir}/{args.logging_dir}"),
+    )
+    level = logging.INFO if accelerator.is_main_process else logging.ERROR
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
+    logger.setLevel(level)
+    set_seed(args.seed)
+    return accelerator
+
+
+def prepare_output(args: argparse.Namespace, finished: Path, checkpoints: Path) -> Path | None:
+    """Refuse to overwrite an earlier run; find the checkpoint to resume from.
+
+    Args:
+        finished: what stands in `--output_dir` once the run is complete.
+        checkpoints: the folder of its checkpoints.
+
+    Returns:
+        The checkpoint, or None to start afresh.
+    """
+    present = list_checkpoints(checkpoints)
+    if args.resume_from_checkpoint is None:
+        for path in [finished, *present]:
+            if path.exists():
+                raise FileExistsError(
+                    f"{path} is the result of an earlier run: choose another --output_dir, or continue that run with "
+                    "--resume_from_checkpoint latest."
+                )
+        return None
+    if args.resume_from_checkpoint != "latest":
+        path = Path(args.resume_from_checkpoint)
+        if not (path / "progress.json").is_file():
+            raise FileNotFoundError(f"--resume_from_checkpoint {path}: there is no complete checkpoint in this folder.")
+        return path
+    if not present:
+        logger.warning(f"There is no checkpoint in {checkpoints} yet: starting from the beginning.")
+        return None
+    return present[-1]
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first. They appear by a rename, so each is complete; left-over ones end in .tmp."""
+    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def replace_folder(temporary: Path, target: Path) -> None:
+    """Move a complete folder into the place of `target`."""
+    old = target.with_name(target.name + ".old.tmp")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.replace(target, old)
+    os.replace(temporary, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def record(args: argparse.Namespace, **facts) -> dict[str, Any]:
+    """The resolved configuration of a run as plain data."""
+    versions = {"diffusers_macdm": diffusers_macdm.__version__, "torch": torch.__version__}
+    return {"arguments": {k: v for k, v in vars(args).items() if k != "dry_run"}, **facts, "versions": versions}
+
+
+def seed_step(seed: int, micro_step: int, process_index: int) -> None:
+    """Make everything random in a micro-step (noise, timesteps, label dropout, dropout) a function of its number."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, micro_step, process_index]).generate_state(1, np.uint64)[0] >> 1))
+
+
+class Averages:
+    """Running means by name of values that may be NaN ("does not apply"), over all processes, until they are read.
+
+    The sums stay on the device: adding does not wait for it."""
+
+    def __init__(self):
+        self._sums: dict[str, torch.Tensor] = {}
+
+    def add(self, values: dict[str, torch.Tensor]) -> None:
+        for name, value in values.items():
+            value = value.detach().float()
+            sum_and_count = torch.stack([value.nansum(), (~value.isnan()).sum().float()])  # [2]
+            self._sums[name] = self._sums[name] + sum_and_count if name in self._sums else sum_and_count
+
+    def read(self, accelerator: Accelerator) -> dict[str, float]:
+        names = sorted(self._sums)
+        sums = accelerator.reduce(torch.stack([self._sums[name] for name in names]), reduction="sum")  # [N, 2]
+        self._sums.clear()
+        return {name: total / count for name, (total, count) in zip(names, sums.tolist(), strict=True) if count}
+
+
+def by_quartile(name: str, values: torch.Tensor, timesteps: torch.Tensor, num_timesteps: int) -> dict[str, torch.Tensor]:
+    """Split `values` by the quartile of their timestep: `name/q0` (nearly clean) to `name/q3` (nearly noise)."""
+    quartile = timesteps * 4 // num_timesteps
+    return {f"{name}/q{q}": values.masked_fill(quartile != q, math.nan) for q in range(4)}
+
+
+def train(
+    args: argparse.Namespace,
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    dataset: PairDataset,
+    loss_of: Callable[[torch.nn.Module, dict[str, torch.Tensor]], tuple[torch.Tensor, dict[str, torch.Tensor]]],
+    *,
+    checkpoints: Path,
+    log_path: Path,
+    resume: Path | None,
+    configuration: dict[str, Any],
+    after_step: Callable[[int, torch.nn.Module, EMAModel | None], None] | None = None,
+) -> tuple[torch.nn.Module, EMAModel | None]:
+    """Train `model` for `--max_train_steps` updates, from `resume` on; return it (unwrapped) and its moving average.
+
+    Args:
+        loss_of: `loss_of(model, batch)` -> scalar loss and values to log (NaN where one does not apply); everything random
+            in it comes from torch's global generator, which is seeded for each micro-step.
+        checkpoints: folder for `checkpoint-<step>`.
+        log_path: JSON lines, one for every `--logging_steps`.
+        after_step: called on all processes after each update with its number, the unwrapped model and the average.
+    """
+    name = type(model).__name__
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=args.learning_rate,
+        betas=(args.adam_beta1, args.adam_beta2),
+        weight_decay=args.adam_weight_decay,
+        eps=args.adam_epsilon,
+    )
+    # Not prepared: accelerate would step it once for each process. It counts updates here, whatever their batch.
+    lr_scheduler = get_scheduler(args.lr_scheduler, optimizer, args.lr_warmup_steps, args.max_train_steps)
+    ema = None
+    if args.use_ema:
+        ema = EMAModel(
+            model.parameters(),
+            decay=args.ema_max_decay,
+            use_ema_warmup=True,
+            inv_gamma=args.ema_inv_gamma,
+            power=args.ema_power,
+            model_cls=type(model),
+            model_config=model.config,
+        )
+        ema.to(accelerator.device)
+
+    def save_hook(models, weights, output_dir):
+        if accelerator.is_main_process:
+            for wrapped in models:
+                accelerator.unwrap_model(wrapped).save_pretrained(Path(output_dir) / "model")
+            if ema is not None:
+                ema.save_pretrained(Path(output_dir) / "model_ema")
+        weights.clear()
+
+    def load_hook(models, input_dir):
+        while models:
+            loaded = type(model).from_pretrained(Path(input_dir) / "model")
+            accelerator.unwrap_model(models.pop()).load_state_dict(loaded.state_dict())
+        if ema is not None:
+            ema.load_state_dict(EMAModel.from_pretrained(Path(input_dir) / "model_ema", type(model)).state_dict())
+            ema.to(accelerator.device)
+
+    accelerator.register_save_state_pre_hook(save_hook)
+    accelerator.register_load_state_pre_hook(load_hook)
+    accelerator.register_for_checkpointing(lr_scheduler)
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+
+    step = 0
+    if resume is not None:
+        step = json.loads((resume / "progress.json").read_text())["step"]
+        accelerator.load_state(str(resume))
+        logger.info(f"Resumed {name} from {resume} at step {step}.")
+    if accelerator.is_main_process:
+        _truncate_log(log_path, step)
+        for left_over in checkpoints.glob("checkpoint-*.tmp"):
+            shutil.rmtree(left_over)
+    if accelerator.trackers == [] and args.report_to != "none":
+        plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in configuration["arguments"].items()}
+        accelerator.init_trackers(name, config=plain)
+
+    accumulation = args.gradient_accumulation_steps
+    sampler = StepBatchSampler(
+        dataset.labels,
+        args.train_batch_size,
+        num_steps=args.max_train_steps * accumulation,
+        seed=args.seed,
+        start_step=step * accumulation,
+        rank=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+        balance=args.balance,
+    )
+    batches = torch.utils.data.DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=args.dataloader_num_workers,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+    averages = Averages()
+    progress = tqdm(total=args.max_train_steps, initial=step, desc=name, disable=not accelerator.is_local_main_process)
+    wrapped.train()
+    for micro_step, batch in enumerate(batches, start=step * accumulation):
+        batch = {key: value.to(accelerator.device, non_blocking=True) for key, value in batch.items()}
+        seed_step(args.seed, micro_step, accelerator.process_index)
+        with accelerator.accumulate(wrapped):
+            loss, values = loss_of(wrapped, batch)
+            accelerator.backward(loss)
+            averages.add({"loss": loss, **values})
+            if accelerator.sync_gradients:
+                gradient_norm = accelerator.clip_grad_norm_(wrapped.parameters(), args.max_grad_norm)
+                averages.add({"gradient_norm": torch.as_tensor(gradient_norm, device=accelerator.device)})
+            optimizer.step()
+            optimizer.zero_grad()
+        if not accelerator.sync_gradients:
+            continue
+        lr_scheduler.step()
+        if ema is not None:
+            ema.step(model.parameters())
+        step += 1
+        progress.update()
+
+        if step % args.logging_steps == 0 or step == args.max_train_steps:
+            logs = {**averages.read(accelerator), "learning_rate": lr_scheduler.get_last_lr()[0]}
+            if not math.isfinite(logs["loss"]):
+                raise ValueError(
+                    f"The loss is not finite at step {step} ({logs['loss']}): lower --learning_rate, or use "
+                    "--mixed_precision bf16 or no instead of fp16."
+                )
+            accelerator.log(logs, step=step)
+            progress.set_postfix(loss=f"{logs['loss']:.4f}")
+            if accelerator.is_main_process:
+                with log_path.open("a") as file:
+                    file.write(json.dumps({"step": step, **logs}) + "\n")
+        if step % args.checkpointing_steps == 0 or step == args.max_train_steps:
+            save_checkpoint(accelerator, checkpoints, step, args.checkpoints_total_limit)
+        if after_step is not None:
+            after_step(step, model, ema)
+    progress.close()
+    accelerator.wait_for_everyone()
+    return model, ema
+
+
+def save_checkpoint(accelerator: Accelerator, folder: Path, step: int, total_limit: int | None) -> None:
+    """Write `checkpoint-<step>` under a temporary name and rename it, so that no reader ever sees half of one."""
+    target = folder / f"checkpoint-{step}"
+    temporary = folder / f"checkpoint-{step}.tmp"
+    accelerator.save_state(str(temporary))  # on every process: each has a random state of its own
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        write_json(temporary / "progress.json", {"step": step})
+        replace_folder(temporary, target)
+        if total_limit is not None:
+            for old in list_checkpoints(folder)[:-total_limit]:
+                shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+
+
+def _truncate_log(path: Path, step: int) -> None:
+    """Drop the lines of steps that a resumed run takes again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = path.read_text().splitlines() if path.exists() else []
+    kept = []
+    for line in lines:
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError):
+            continue  # the last line of a killed run
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(line + "\n" for line in kept))
+    os.replace(temporary, path)
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script; the errors that a user can mend end it with one sentence."""
+    try:
+        main()
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        raise SystemExit(f"error: {error}") from None
