@@ -290,7 +290,7 @@ def _tibia(a: _Anatomy, s: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.nd
 
     # Zone of provisional calcification: a dense band at the end, and growth-arrest lines of the same nature above it.
     band = np.exp(-((height / a.calcification) ** 2))
-    attenuation = attenuation + 0.30 * depth / 0.3 * band * outer
+    attenuation = attenuation + depth * band * outer
     for position in a.growth_lines:
         attenuation = attenuation + 0.09 * np.exp(-(((height - position) / 0.012) ** 2)) * outer
     return a.bone_density * attenuation * inside, inside, height, u
@@ -321,6 +321,7 @@ def _broken_tibia(a: _Anatomy, s: np.ndarray, x: np.ndarray) -> tuple[np.ndarray
 
 
 def _broken_tibia_at(a: _Anatomy, s: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same at a list of points. [N]"""
     attenuation, inside, height, u = _tibia(a, s, x)
     lesion = a.lesion
     if lesion is None:
@@ -510,7 +511,8 @@ def write_phantom(
     ```
 
     Case `index` of a class and split is a function of `(seed, split, label, index)` and the size alone: the same call
-    gives the same bytes, and a larger set contains the smaller one. A patient has one or two films, in one split only.
+    gives the same bytes, and a larger set contains the smaller one. (Another processor or version of numpy may round
+    a gray value to its neighbour.) A patient has one or two films, in one split only.
 
     Args:
         out: folder to create; it must not exist, or be empty.
