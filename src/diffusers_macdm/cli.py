@@ -124,7 +124,3 @@ def _write_json(path: Path | None, content: dict) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     temporary.rename(path)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

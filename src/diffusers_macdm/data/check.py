@@ -103,6 +103,7 @@ class _Inspection:
         self.first_with_content: dict[bytes, str] = {}  # digest of the decoded radiograph -> file
 
         splits = self._find_splits()
+        self.unread: set[str] = set()  # splits of which not every row could be read
         rows = {split: self._read_rows(split) for split in splits}
         self.report.num_cases = {split: len(rows_of_split) for split, rows_of_split in rows.items()}
         with tqdm(total=sum(self.report.num_cases.values()), desc="check", unit="case", disable=not show_progress) as progress:
@@ -112,7 +113,8 @@ class _Inspection:
                 for line, row in rows[split]:
                     self._check_case(split, line, row)
                     progress.update()
-                self._check_unlisted(split, named)
+                if split not in self.unread:  # else a row that could not be read may name the file
+                    self._check_unlisted(split, named)
         self._compare_columns()
         self._check_patients()
 
@@ -136,9 +138,11 @@ class _Inspection:
             lines = (self.data_dir / metadata).read_bytes().splitlines()
         except FileNotFoundError:
             self.fault(split, "empty split", f"the folder has no {METADATA}, so the split is empty.")
+            self.unread.add(split)
             return []
         except OSError as error:
             self.fault(metadata, "unreadable file", f"cannot be read ({error.strerror}).")
+            self.unread.add(split)
             return []
         rows = []
         for line, text in enumerate(lines, start=1):
@@ -148,9 +152,11 @@ class _Inspection:
                 row = json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
             except ValueError as error:  # json.JSONDecodeError and UnicodeDecodeError are ValueErrors
                 self.fault(f"{metadata}:{line}", "invalid JSON", f"the line is not valid JSON ({error}).")
+                self.unread.add(split)
                 continue
             if not isinstance(row, dict):
                 self.fault(f"{metadata}:{line}", "invalid JSON", 'the line is not a JSON object ({"column": value}).')
+                self.unread.add(split)
                 continue
             rows.append((line, row))
         if not any(text.strip() for text in lines):
@@ -178,10 +184,11 @@ class _Inspection:
             if lines:
                 self.fault(metadata, "missing column", f"required column {column!r} is missing ({_in_lines(lines)}).")
         # As the reader of `datasets` sees them: a column without any value has no type.
-        self.columns[split] = {
-            column: "number" if types == {"integer", "number"} else " or ".join(sorted(types)) or "null"
-            for column, types in ((column, types - {"null"}) for column, types in types_of.items())
-        }
+        self.columns[split] = {}
+        for column, types in types_of.items():
+            types = types - {"null"}
+            number = types == {"integer", "number"}
+            self.columns[split][column] = "number" if number else "mixed" if len(types) > 1 else min(types, default="null")
         self.patients[split] = [
             patient for _, row in rows if isinstance(patient := row.get("patient_id"), (str, int)) and patient != ""
         ]
@@ -193,7 +200,8 @@ class _Inspection:
             first, other = self.columns[splits[0]], self.columns[split]
             for column in dict.fromkeys((*first, *other)):
                 here, there = other.get(column, "absent"), first.get(column, "absent")
-                if here != there and (column not in REQUIRED_METADATA or "absent" not in (here, there)):
+                told_already = "mixed" in (here, there) or (column in REQUIRED_METADATA and "absent" in (here, there))
+                if here != there and not told_already:
                     reason = (
                         f"column {column!r} is {here} here and {there} in {splits[0]}; it must be the same in every "
                         "split, or the data set cannot be loaded."
