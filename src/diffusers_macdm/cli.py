@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Synthetic radiographs with an anatomy mask, a lesion mask and a class label (MaC-DM).",
     )
     subparsers = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
-    for add_command in (add_check, add_phantom):
+    for add_command in (add_check, add_phantom, add_generate):
         add_command(subparsers)
     return parser
 
@@ -102,6 +102,85 @@ def _phantom(args: argparse.Namespace) -> int:
     for split, by_class in counts.items():
         print(f"{split}: " + ", ".join(f"{count} {name}" for name, count in by_class.items()))
     print(f"written to {args.out}")
+    return 0
+
+
+def add_generate(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "generate",
+        help="write a synthetic set with a trained model",
+        description="Write a synthetic set: pairs of radiograph and masks, the settings, a summary and a contact sheet. "
+        "Called again with the same settings it goes on where an interrupted run stopped.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help="folder or Hub repository of a trained MaCDMPipeline")
+    parser.add_argument("out", metavar="OUT", type=Path, help="new folder, or one that was interrupted")
+    parser.add_argument("--num-per-class", metavar="N", type=int, required=True, help="pairs for each label")
+    parser.add_argument(
+        "--from",
+        dest="from_data",
+        metavar="DATA",
+        help="make variations of the real cases of this data set (with --strength)",
+    )
+    parser.add_argument("--strength", metavar="Z", type=float, help="noise level of a variation, in (0, 1]; 1 is pure noise")
+    parser.add_argument("--masks-from", metavar="DATA", help="take the masks of the real cases of this data set")
+    parser.add_argument("--split", default="train", help="split of the real data")
+    parser.add_argument("--labels", metavar="LABEL", type=int, nargs="+", help="labels to make; all when not given")
+    parser.add_argument("--guidance-scale", metavar="g", type=float, default=0.0, help="classifier guidance; 0 is off")
+    parser.add_argument(
+        "--guidance-interval",
+        metavar=("LO", "HI"),
+        type=float,
+        nargs=2,
+        default=(0.0, 1.0),
+        help="noise levels at which guidance acts: 0 is clean, 1 pure noise",
+    )
+    parser.add_argument(
+        "--classifier-free-guidance-scale", metavar="s", type=float, default=1.0, help="classifier-free guidance; 1 is off"
+    )
+    parser.add_argument("--num-inference-steps", metavar="k", type=int, default=25, help="steps from noise to sample")
+    parser.add_argument("--scheduler", metavar="NAME", help="scheduler class of diffusers; the model's when not given")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first pair; the others follow it")
+    parser.add_argument("--batch-size", type=int, default=16, help="pairs that are sampled together")
+    parser.add_argument("--no-refine-masks", action="store_true", help="leave the generated masks as they are")
+    parser.add_argument("--device", help="for example cuda or cpu; cuda when not given and there is one")
+    parser.set_defaults(run=_generate)
+
+
+def _generate(args: argparse.Namespace) -> int:
+    from .synthesis import generate
+
+    summary = generate(
+        args.model,
+        args.out,
+        args.num_per_class,
+        from_data=args.from_data,
+        strength=args.strength,
+        masks_from=args.masks_from,
+        split=args.split,
+        guidance_scale=args.guidance_scale,
+        guidance_interval=tuple(args.guidance_interval),
+        classifier_free_guidance_scale=args.classifier_free_guidance_scale,
+        num_inference_steps=args.num_inference_steps,
+        scheduler=args.scheduler,
+        seed=args.seed,
+        batch_size=args.batch_size,
+        class_labels=args.labels,
+        refine_masks=not args.no_refine_masks,
+        device=args.device,
+        progress=sys.stderr.isatty(),
+    )
+    for label, of_label in summary["labels"].items():
+        inside = of_label["lesion_inside_anatomy_unrefined"]
+        print(
+            f"label {label}: {_count(of_label['num_pairs'], 'pair')}, with a lesion "
+            f"{of_label['with_lesion_unrefined']:.1%} before refinement and {of_label['with_lesion']:.1%} after"
+            + ("" if inside is None else f"; {inside:.1%} of lesion pixels inside the anatomy before refinement")
+        )
+    if summary["num_new"]:
+        print(f"{_count(summary['num_new'], 'pair')} made, {summary['seconds_per_pair']:.2f} s each; written to {args.out}")
+    else:
+        print(f"{args.out} is complete: nothing to do")
     return 0
 
 

@@ -39,6 +39,10 @@ PROVENANCE_COLUMNS = (
     "scheduler",
     "guidance_interval",
     "classifier_free_guidance_scale",
+    "refine_masks",
+    # What the model itself made, before refinement enforces it.
+    "lesion_pixels_unrefined",
+    "lesion_inside_anatomy_unrefined",
 )
 
 BALANCES = ("class", "none")
