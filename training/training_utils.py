@@ -14,6 +14,7 @@ import math
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -374,7 +375,12 @@ def train(
         eps=args.adam_epsilon,
     )
     # Not prepared: accelerate would step it once for each process. It counts updates here, whatever their batch.
-    lr_scheduler = get_scheduler(args.lr_scheduler, optimizer, args.lr_warmup_steps, args.max_train_steps)
+    lr_scheduler = get_scheduler(
+        args.lr_scheduler,
+        optimizer,
+        num_warmup_steps=args.lr_warmup_steps,
+        num_training_steps=args.max_train_steps,
+    )
     ema = None
     if args.use_ema:
         ema = EMAModel(
@@ -442,6 +448,7 @@ def train(
     averages = Averages()
     progress = tqdm(total=args.max_train_steps, initial=step, desc=name, disable=not accelerator.is_local_main_process)
     wrapped.train()
+    logged_step, logged_time = step, time.monotonic()
     for micro_step, batch in enumerate(batches, start=step * accumulation):
         batch = {key: value.to(accelerator.device, non_blocking=True) for key, value in batch.items()}
         seed_step(args.seed, micro_step, accelerator.process_index)
@@ -469,6 +476,9 @@ def train(
                     f"The loss is not finite at step {step} ({logs['loss']}): lower --learning_rate, or use "
                     "--mixed_precision bf16 or no instead of fp16."
                 )
+            samples = (step - logged_step) * accumulation * args.train_batch_size * accelerator.num_processes
+            logs["samples_per_second"] = samples / (time.monotonic() - logged_time)
+            logged_step, logged_time = step, time.monotonic()
             accelerator.log(logs, step=step)
             progress.set_postfix(loss=f"{logs['loss']:.4f}")
             if accelerator.is_main_process:

@@ -1,0 +1,140 @@
+"""The main job from end to end on the embedded phantom (`make demo`).
+
+Phantom of the paper's size (177 normal, 73 with a lesion) -> both trainings -> 64 synthetic pairs -> one page with real
+beside synthetic pairs. The default sizes fit 2 CPU cores in less than 10 minutes; where there is a GPU, the same command uses it.
+Interrupted, it continues where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from run_report import report
+
+from diffusers_macdm.data.check import check_dataset
+from diffusers_macdm.data.phantom import write_phantom
+from diffusers_macdm.synthesis import generate
+
+
+ROOT = Path(__file__).resolve().parent.parent
+GUIDANCE_SCALE = 1.0
+NUM_INFERENCE_STEPS = 50
+
+
+def launch(script: str, options: list[str]) -> None:
+    """Run a training script as a user does, showing the command."""
+    command = ["accelerate", "launch", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no"]
+    command += ["--dynamo_backend", "no", f"training/{script}", *options]
+    print("$ " + " ".join(command), flush=True)
+    executable = [sys.executable, "-m", "accelerate.commands.launch", *command[2:]]
+    finished = subprocess.run(executable, cwd=ROOT)
+    if finished.returncode:
+        raise SystemExit(f"error: {script} ended with status {finished.returncode}; its output above says why.")
+
+
+def run_demo(args: argparse.Namespace) -> dict:
+    """Run the stages that are not done yet, return the facts of the report."""
+    out = Path(args.output_dir).resolve()
+    data, model, synthetic, page = out / "data", out / "model", out / "synthetic", out / "report"
+    settings = {key: value for key, value in vars(args).items() if key != "output_dir"}
+    state_path = out / "demo.json"
+    state = {"settings": settings, "seconds": {}}
+    if state_path.is_file():
+        state = json.loads(state_path.read_text())
+        if state["settings"] != settings:
+            raise ValueError(f"{out} was begun with {state['settings']}, not {settings}: choose another --output_dir.")
+    elif out.exists() and any(out.iterdir()):
+        raise FileExistsError(f"{out} is not empty and no demo: choose another --output_dir.")
+    out.mkdir(parents=True, exist_ok=True)
+
+    def save_state() -> None:
+        temporary = state_path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(state, indent=2) + "\n")
+        temporary.replace(state_path)
+
+    def stage(name: str, done: Path, action) -> None:
+        if done.exists():
+            print(f"== {name}: done already", flush=True)
+            return
+        print(f"== {name}", flush=True)
+        begin = time.monotonic()
+        action()
+        state["seconds"][name] = state["seconds"].get(name, 0) + time.monotonic() - begin
+        save_state()
+
+    save_state()
+    network = ["--train_data_dir", str(data), "--output_dir", str(model), "--resolution", str(args.resolution)]
+    network += ["--patch_size", "2", "--layers_per_block", "1", "--resume_from_checkpoint", "latest"]
+    network += ["--checkpoints_total_limit", "1", "--seed", str(args.seed)]
+
+    stage("phantom", data, lambda: write_phantom(data, args.num_normal, args.num_lesion, args.resolution, args.seed))
+    faults = check_dataset(data)
+    if faults:
+        raise ValueError(f"{data}: {len(faults)} faults, the first: {faults[0].file}: {faults[0].reason}")
+    stage(
+        "guidance classifier",
+        model / "guidance_classifier",
+        lambda: launch(
+            "train_guidance_classifier.py",
+            [*network, "--block_out_channels", "32", "64", "96", "--max_train_steps", str(args.classifier_steps)],
+        ),
+    )
+    stage(
+        "denoiser",
+        model / "model_index.json",
+        lambda: launch(
+            "train_macdm.py",
+            [*network, "--block_out_channels", "32", "64", "96", "--max_train_steps", str(args.denoiser_steps)]
+            + ["--learning_rate", "5e-4", "--task_probabilities", "0.8", "0.1", "0.1", "--validation_steps", "500"],
+        ),
+    )
+    stage(
+        "generate",
+        synthetic / "summary.json",
+        lambda: generate(
+            model,
+            synthetic,
+            args.num_pairs // 2,
+            guidance_scale=GUIDANCE_SCALE,
+            num_inference_steps=NUM_INFERENCE_STEPS,
+            batch_size=32,
+            seed=args.seed,
+        ),
+    )
+    if not page.exists():
+        title = "MaC-DM on the embedded phantom"
+        report(data, model, synthetic, page, title, min(48, args.num_pairs), state["seconds"])
+    facts = json.loads((page / "report.json").read_text())
+    for row in facts["labels"]:
+        share = f"{row['with_lesion_unrefined']:.0%} of {row['num_pairs']} pairs"
+        print(f"label {row['label']}: {share} have a lesion as sampled (before refinement)")
+    print(f"{sum(state['seconds'].values()) / 60:.1f} minutes in all; look at")
+    print(f"  {page}/real_and_synthetic.png\n  {page}/index.html")
+    return facts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--output_dir", default="runs/demo")
+    parser.add_argument("--resolution", type=int, default=64, help="In pixels.")
+    parser.add_argument("--num_normal", type=int, default=177, help="Training cases.")
+    parser.add_argument("--num_lesion", type=int, default=73, help="Training cases.")
+    parser.add_argument("--classifier_steps", type=int, default=300)
+    parser.add_argument("--denoiser_steps", type=int, default=1500)
+    parser.add_argument("--num_pairs", type=int, default=64, help="Synthetic pairs, half of them with a lesion.")
+    parser.add_argument("--seed", type=int, default=0)
+    try:
+        run_demo(parser.parse_args())
+    except (FileNotFoundError, FileExistsError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

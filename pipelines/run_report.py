@@ -1,0 +1,240 @@
+"""One page about a trained model: real pairs beside synthetic ones, loss curves, and what was measured.
+
+    python pipelines/run_report.py --train_data_dir data --model macdm-model --synthetic synthetic --output_dir report
+
+Writes `index.html` (self-contained), `real_and_synthetic.png`, `loss_curve.png` and `report.json` into a new folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import shutil
+from pathlib import Path
+
+import jinja2
+import matplotlib
+import numpy as np
+import torch
+
+from diffusers_macdm.contact_sheet import save, side_by_side_sheet
+from diffusers_macdm.data.loading import PairDataset, load_pairs
+from diffusers_macdm.joint_sample import CHANNELS, NORMAL_LABEL, split
+
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
+  body { font: 16px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
+  img { max-width: 100%; }
+  table { border-collapse: collapse; margin: 1rem 0; }
+  th, td { border-bottom: 1px solid #ccc; padding: .3rem .9rem; text-align: right; }
+  th:first-child, td:first-child { text-align: left; }
+  pre { background: #f4f4f4; padding: .8rem; overflow-x: auto; }
+  .note { color: #555; }
+</style>
+<h1>{{ title }}</h1>
+<p>{{ sentence }}</p>
+<img src="data:image/png;base64,{{ sheet }}" alt="Real pairs beside synthetic pairs, with the outlines of their masks">
+<p class="note">{{ sheet_note }}</p>
+<h2>Do the masks say what the label says?</h2>
+<table>
+<tr><th>label</th><th>pairs</th><th>with a lesion, as sampled</th><th>with a lesion, refined</th>
+<th>lesion inside anatomy, as sampled</th><th>median lesion area</th><th>the same, real</th></tr>
+{% for row in labels %}<tr><td>{{ row.label }}</td><td>{{ row.num_pairs }}</td>
+<td>{{ row.with_lesion_unrefined | percent }}</td><td>{{ row.with_lesion | percent }}</td>
+<td>{{ row.inside | percent }}</td><td>{{ row.area | permille }}</td><td>{{ row.real_area | permille }}</td></tr>
+{% endfor %}</table>
+<p class="note">"As sampled" is before mask refinement, which empties the lesion mask of normal pairs and cuts
+lesions off at the anatomy. Areas are shares of the image, over the pairs that have a lesion.</p>
+<h2>Training</h2>
+<img src="data:image/png;base64,{{ curve }}" alt="Loss by training step">
+<p>{{ training }}</p>
+{% if stages %}<h2>Time</h2>
+<table><tr><th>stage</th><th>seconds</th></tr>
+{% for name, seconds in stages.items() %}<tr><td>{{ name }}</td><td>{{ "%.0f" | format(seconds) }}</td></tr>
+{% endfor %}</table>{% endif %}
+<h2>Settings</h2>
+<pre>{{ settings }}</pre>
+<p class="note">These pairs are not audited for copies of training images, and nothing here shows that they help a
+classifier or a segmenter. They are no medical evidence of anything.</p>
+</html>
+"""
+
+
+def report(
+    data: str | Path,
+    model: str | Path,
+    synthetic: str | Path,
+    out: str | Path,
+    title: str,
+    num_shown: int = 48,
+    stages: dict[str, float] | None = None,
+) -> dict:
+    """Write the page and return what `report.json` holds.
+
+    Args:
+        data: folder of the real set; the training split is shown, in the shape in which the model saw it.
+        model: folder that `train_macdm.py` has written.
+        synthetic: folder that `macdm generate` has written.
+        out: new folder.
+        num_shown: pairs of each kind in the picture.
+        stages: seconds by stage, for the page.
+    """
+    out_dir = Path(out)
+    if out_dir.exists():
+        raise FileExistsError(f"{out} exists already; choose another --output_dir.")
+    configuration = json.loads((Path(model) / "training_config.json").read_text())
+    log = [json.loads(line) for line in (Path(model) / "training_log.jsonl").read_text().splitlines()]
+    summary = json.loads((Path(synthetic) / "summary.json").read_text())
+    size = configuration["unet"]["sample_size"]
+
+    seen = set(configuration["data"]["cases"])
+    real = PairDataset(load_pairs(data, "train"), size, null_label=NULL_LABEL)
+    real_indices = [index for index, name in enumerate(real.names) if name in seen]
+    fake = PairDataset(load_pairs(synthetic, "train"), size, null_label=NULL_LABEL)
+    real_areas, fake_areas = _lesion_areas(real, real_indices), _lesion_areas(fake, range(len(fake)))
+    labels = []
+    for label, row in summary["labels"].items():
+        labels.append(
+            {
+                "label": label,
+                "num_pairs": row["num_pairs"],
+                "with_lesion_unrefined": row["with_lesion_unrefined"],
+                "with_lesion": row["with_lesion"],
+                "inside": row["lesion_inside_anatomy_unrefined"],
+                "area": fake_areas.get(label),
+                "real_area": real_areas.get(label),
+            }
+        )
+    sheet, shown = _sheet(real, real_indices, fake, num_shown)
+    samples_per_second = [line["samples_per_second"] for line in log]
+    facts = {
+        "labels": labels,
+        "shown": shown,
+        "training": {
+            "steps": log[-1]["step"],
+            "final_loss": log[-1]["loss"],
+            "median_samples_per_second": float(np.median(samples_per_second)),
+            "parameters": configuration["unet"]["num_parameters"],
+            "cases_per_label": configuration["data"]["cases_per_label"],
+        },
+        "stages": stages,
+        "settings": {"training": configuration["arguments"], "versions": configuration["versions"]},
+        "device": "cuda" if torch.cuda.is_available() else f"cpu, {os.cpu_count()} cores",
+    }
+
+    temporary = out_dir.with_name(out_dir.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save(sheet, temporary / "real_and_synthetic.png")
+    _plot(log, temporary / "loss_curve.png")
+    (temporary / "report.json").write_text(json.dumps(facts, indent=2) + "\n")
+    (temporary / "index.html").write_text(_page(title, facts, temporary))
+    temporary.rename(out_dir)
+    return facts
+
+
+NULL_LABEL = -1  # unlabeled cases are left out of the picture
+
+
+def _lesion_areas(pairs: PairDataset, indices) -> dict[str, float]:
+    """Median share of the image that the lesion covers, by label, over the pairs that have one."""
+    areas: dict[str, list[float]] = {}
+    for index in indices:
+        lesion = split(pairs[index]["joint_sample"])[2] > 0.5
+        if lesion.any():
+            areas.setdefault(str(pairs.labels[index]), []).append(lesion.float().mean().item())
+    return {label: float(np.median(values)) for label, values in areas.items()}
+
+
+def _sheet(real: PairDataset, real_indices, fake: PairDataset, num_shown: int):
+    """As many pairs of each label, half a block each; the first ones, not the best ones."""
+    blocks, shown = [], []
+    for pairs, indices in ((real, real_indices), (fake, range(len(fake)))):
+        chosen = []
+        known = sorted({label for label in pairs.labels if label != NULL_LABEL})
+        for label in known:
+            chosen += [index for index in indices if pairs.labels[index] == label][: num_shown // len(known)]
+        triples = [[x.numpy() for x in split(pairs[index]["joint_sample"])] for index in chosen]
+        radiographs, anatomy_masks, lesion_masks = (np.stack(channel) for channel in zip(*triples, strict=True))
+        blocks.append((radiographs, anatomy_masks > 0.5, lesion_masks > 0.5))
+        shown.append([pairs.names[index] for index in chosen])
+    headings = (f"Real ({len(shown[0])})", f"Synthetic ({len(shown[1])})")
+    sheet = side_by_side_sheet(*blocks, columns=6, tile=112, headings=headings)
+    return sheet, {"real": shown[0], "synthetic": shown[1]}
+
+
+def _plot(log: list[dict], path: Path) -> None:
+    steps = [line["step"] for line in log]
+    figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), constrained_layout=True)
+    for name in CHANNELS:
+        axes[0].plot(steps, [line[f"simple/{name}"] for line in log], label=name.replace("_", " "))
+    axes[0].set(yscale="log", xlabel="step", ylabel="mean squared error", title="L_simple by channel")
+    for quartile, color in zip(range(4), plt.cm.viridis(np.linspace(0, 0.9, 4)), strict=True):
+        values = [np.nanmean([line.get(f"simple/{name}/q{quartile}", np.nan) for name in CHANNELS]) for line in log]
+        axes[1].plot(steps, values, label=f"t in quartile {quartile + 1}", color=color)
+    axes[1].set(yscale="log", xlabel="step", title="L_simple by timestep (1: nearly clean)")
+    for axis in axes:
+        axis.legend(fontsize=8)
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def _page(title: str, facts: dict, folder: Path) -> str:
+    environment = jinja2.Environment(autoescape=True)
+    environment.filters["percent"] = lambda share: "not measured" if share is None else f"{100 * share:.0f} %"
+    environment.filters["permille"] = lambda share: "none" if share is None else f"{1000 * share:.1f} per mille"
+    percent = environment.filters["percent"]
+    with_lesion = [row for row in facts["labels"] if row["label"] != str(NORMAL_LABEL)]
+    normal = [row for row in facts["labels"] if row["label"] == str(NORMAL_LABEL)]
+    sentence = "Before refinement, "
+    sentence += " and ".join(
+        [f"{percent(row['with_lesion_unrefined'])} of the pairs labelled {row['label']} have a lesion" for row in with_lesion]
+        + [f"{percent(row['with_lesion_unrefined'])} of the normal ones do" for row in normal]
+    )
+    training = facts["training"]
+    return environment.from_string(PAGE).render(
+        title=title,
+        sentence=sentence + ".",
+        sheet=base64.b64encode((folder / "real_and_synthetic.png").read_bytes()).decode(),
+        sheet_note="The first pairs of each set, not chosen; upper half label 0 (normal), lower half label 1 (lesion). "
+        "Anatomy mask cyan, lesion mask red.",
+        labels=facts["labels"],
+        curve=base64.b64encode((folder / "loss_curve.png").read_bytes()).decode(),
+        training=f"{training['steps']} steps, {training['parameters'] / 1e6:.2f} million parameters, cases per label "
+        f"{training['cases_per_label']}, {training['median_samples_per_second']:.0f} samples per second on {facts['device']}.",
+        stages=facts["stages"],
+        settings=json.dumps(facts["settings"], indent=2),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--train_data_dir", required=True, help="The real set.")
+    parser.add_argument("--model", required=True, help="Folder that train_macdm.py has written.")
+    parser.add_argument("--synthetic", required=True, help="Folder that macdm generate has written.")
+    parser.add_argument("--output_dir", required=True, help="New folder for the page.")
+    parser.add_argument("--title", default="MaC-DM: real and synthetic pairs")
+    parser.add_argument("--num_shown", type=int, default=48, help="Pairs of each kind in the picture.")
+    args = parser.parse_args()
+    try:
+        facts = report(args.train_data_dir, args.model, args.synthetic, args.output_dir, args.title, args.num_shown)
+    except (FileNotFoundError, FileExistsError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from None
+    print(json.dumps(facts["labels"], indent=2))
+    print(f"page: {args.output_dir}/index.html")
+
+
+if __name__ == "__main__":
+    main()
