@@ -63,8 +63,9 @@ class ClassificationLoss:
         return (cross_entropy * known).sum() / known.sum().clamp(min=1), values
 
 
-def check_against_pipeline(output_dir: Path, classifier: GuidanceClassifier) -> None:
+def check_against_pipeline(args: argparse.Namespace, classifier: GuidanceClassifier) -> None:
     """Refuse to become part of a pipeline whose denoiser is fed otherwise."""
+    output_dir = Path(args.output_dir)
     if not (output_dir / "model_index.json").is_file():
         return
     theirs = MaCDMUNet2DModel.load_config(output_dir / "unet")
@@ -74,6 +75,12 @@ def check_against_pipeline(output_dir: Path, classifier: GuidanceClassifier) -> 
             raise ValueError(
                 f"The denoiser in {output_dir} was trained with {name}={their}, this run has {our}: both must be fed alike."
             )
+    if theirs["num_class_embeds"] != classifier.config.num_classes + 1:
+        raise ValueError(
+            f"The denoiser in {output_dir} knows {theirs['num_class_embeds'] - 1} classes, the data have "
+            f"{classifier.config.num_classes}."
+        )
+    training_utils.check_same_process(args, output_dir / "scheduler" / "scheduler_config.json")
 
 
 def add_to_pipeline(output_dir: Path) -> None:
@@ -92,7 +99,7 @@ def resolve(args: argparse.Namespace) -> dict[str, Any]:
     dataset = training_utils.load_training_data(args)
     training_utils.set_seed(args.seed)
     classifier = build_classifier(args, dataset.num_classes)
-    check_against_pipeline(Path(args.output_dir), classifier)
+    check_against_pipeline(args, classifier)
     configuration = training_utils.record(
         args,
         data=training_utils.describe_data(dataset),
@@ -108,15 +115,14 @@ def main() -> None:
     resolved = resolve(args)
     configuration, dataset, classifier = resolved["configuration"], resolved["dataset"], resolved["classifier"]
     if args.dry_run:
-        print(json.dumps(configuration, indent=2, default=str))
+        training_utils.print_record(configuration)
         return
     output_dir = Path(args.output_dir)
     checkpoints = output_dir / "guidance_classifier_checkpoints"
     accelerator = training_utils.start(args)
     resume = training_utils.prepare_output(args, output_dir / "guidance_classifier", checkpoints)
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        write_json(output_dir / "guidance_classifier_training_config.json", json.loads(json.dumps(configuration, default=str)))
+    training_utils.write_record(output_dir / "guidance_classifier_training_config.json", configuration, accelerator, resume)
     counts = configuration["data"]["cases_per_label"]
     millions = classifier.num_parameters() / 1e6
     logger.info(f"{len(dataset)} cases {counts}, {millions:.2f} M parameters, on {accelerator.device}.")
@@ -138,6 +144,7 @@ def main() -> None:
             ema.copy_to(classifier.parameters())
         temporary = output_dir / "guidance_classifier.tmp"
         classifier.save_pretrained(temporary)
+        training_utils.training_scheduler(args).save_config(temporary)  # the noise it was trained on
         replace_folder(temporary, output_dir / "guidance_classifier")
         add_to_pipeline(output_dir)
         logger.info(f"Saved the classifier to {output_dir / 'guidance_classifier'}.")

@@ -24,7 +24,7 @@ from diffusers_macdm.contact_sheet import contact_sheet
 from diffusers_macdm.forward_process import TASKS, ForwardProcess, draw_timesteps
 from diffusers_macdm.joint_sample import ANATOMY_MASK, CHANNELS, RADIOGRAPH, signal_weights, to_signal
 from diffusers_macdm.losses import HybridLoss
-from training_utils import by_quartile, logger, replace_folder, write_json
+from training_utils import by_quartile, logger, replace_folder
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -151,7 +151,7 @@ def build_unet(args: argparse.Namespace, num_classes: int, augmentation_dim: int
     return unet
 
 
-def find_classifier(args: argparse.Namespace) -> GuidanceClassifier | None:
+def find_classifier(args: argparse.Namespace, num_classes: int) -> GuidanceClassifier | None:
     """The trained guidance classifier, if there is one, checked to be fed as the denoiser is."""
     folders = [Path(args.output_dir)] if args.guidance_classifier is None else [Path(args.guidance_classifier)]
     folders.append(folders[0] / "guidance_classifier")
@@ -170,6 +170,10 @@ def find_classifier(args: argparse.Namespace) -> GuidanceClassifier | None:
             raise ValueError(f"{found[0]} was trained with --{name} {theirs}, this run has {ours}: both must be fed alike.")
     if config.sample_size != args.resolution:
         raise ValueError(f"{found[0]} was trained at {config.sample_size} px, this run is at {args.resolution} px.")
+    if config.num_classes != num_classes:
+        raise ValueError(f"{found[0]} tells {config.num_classes} classes apart, the data have {num_classes}.")
+    training_utils.check_same_process(args, found[0] / "scheduler_config.json")
+    training_utils.check_same_process(args, found[0].parent / "scheduler" / "scheduler_config.json")
     return classifier.requires_grad_(False).eval()
 
 
@@ -302,7 +306,7 @@ def resolve(args: argparse.Namespace) -> dict[str, Any]:
     dataset = training_utils.load_training_data(args)
     training_utils.set_seed(args.seed)
     unet = build_unet(args, dataset.num_classes, training_utils.augmentation_dim(dataset))
-    classifier = find_classifier(args)
+    classifier = find_classifier(args, dataset.num_classes)
     hybrid_loss(args)
     scheduler = training_utils.training_scheduler(args, args.prediction_type)
     configuration = training_utils.record(
@@ -321,14 +325,17 @@ def main() -> None:
     resolved = resolve(args)
     configuration, dataset, unet = resolved["configuration"], resolved["dataset"], resolved["unet"]
     if args.dry_run:
-        print(json.dumps(configuration, indent=2, default=str))
+        training_utils.print_record(configuration)
         return
     output_dir = Path(args.output_dir)
     accelerator = training_utils.start(args)
     resume = training_utils.prepare_output(args, output_dir / "model_index.json", output_dir)
+    weak_step = args.weak_unet_step
+    if resume is not None and weak_step is not None and weak_step <= training_utils.checkpoint_step(resume):
+        if not (output_dir / "weak_unet").is_dir():
+            raise ValueError(f"--weak_unet_step {weak_step} is not allowed: {resume} is beyond it, and no weak_unet was kept.")
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        write_json(output_dir / "training_config.json", json.loads(json.dumps(configuration, default=str)))
+    training_utils.write_record(output_dir / "training_config.json", configuration, accelerator, resume)
     counts = configuration["data"]["cases_per_label"]
     logger.info(f"{len(dataset)} cases {counts}, {unet.num_parameters() / 1e6:.2f} M parameters, on {accelerator.device}.")
 

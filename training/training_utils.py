@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import accelerate
+import diffusers
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -37,6 +39,8 @@ from diffusers_macdm.joint_sample import CHANNELS, MASK_WEIGHTINGS
 
 logger = logging.getLogger("macdm.training")
 
+# Those of diffusers' get_scheduler that need nothing but the numbers of warm-up and training steps.
+LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 NULL_LABEL = -1  # unlabeled cases, until the number of classes is known
 
 
@@ -72,7 +76,9 @@ def argument_parser(description: str, *, max_train_steps: int, learning_rate: fl
     model.add_argument("--layers_per_block", type=int, default=2)
     model.add_argument("--attention_levels", type=int, default=1, help="Lowest resolutions that have self-attention.")
     model.add_argument("--attention_head_dim", type=int, default=32)
-    model.add_argument("--norm_num_groups", type=int, default=32)
+    # Not 32, diffusers' default: with 32 or 64 channels that is an instance norm, which takes the brightness away.
+    model.add_argument("--norm_num_groups", type=int, default=8)
+    model.add_argument("--resnet_time_scale_shift", choices=["default", "scale_shift"], default="scale_shift")
     model.add_argument("--dropout", type=float, default=0.0)
     model.add_argument("--patch_size", type=int, default=1, help="Patches become channels: p^2 times less work.")
     model.add_argument(
@@ -95,7 +101,7 @@ def argument_parser(description: str, *, max_train_steps: int, learning_rate: fl
     optimisation.add_argument("--gradient_accumulation_steps", type=int, default=1)
     optimisation.add_argument("--max_train_steps", type=int, default=max_train_steps, help="Number of weight updates.")
     optimisation.add_argument("--learning_rate", type=float, default=learning_rate)
-    optimisation.add_argument("--lr_scheduler", default="cosine", help="A name that diffusers' get_scheduler knows.")
+    optimisation.add_argument("--lr_scheduler", choices=LR_SCHEDULERS, default="cosine")
     optimisation.add_argument("--lr_warmup_steps", type=int, default=100)
     optimisation.add_argument("--adam_beta1", type=float, default=0.9)
     optimisation.add_argument("--adam_beta2", type=float, default=0.99)
@@ -133,6 +139,12 @@ def check_arguments(args: argparse.Namespace) -> None:
     for name in ("seed", "lr_warmup_steps", "dataloader_num_workers", "attention_levels"):
         if getattr(args, name) < 0:
             raise ValueError(f"--{name} {getattr(args, name)} is not allowed: it must be 0 or more.")
+    for name in ("dropout", "adam_beta1", "adam_beta2"):
+        if not 0 <= getattr(args, name) < 1:
+            raise ValueError(f"--{name} {getattr(args, name)} is not allowed: it must be at least 0 and below 1.")
+    for count in args.samples_per_class or []:
+        if count < 0:
+            raise ValueError(f"--samples_per_class {count} is not allowed: it must be 0 or more.")
     if args.checkpoints_total_limit is not None and args.checkpoints_total_limit < 1:
         raise ValueError(f"--checkpoints_total_limit {args.checkpoints_total_limit} is not allowed: at least 1.")
     multiple = args.patch_size * 2 ** (len(args.block_out_channels) - 1)
@@ -160,6 +172,7 @@ def network_arguments(args: argparse.Namespace) -> dict[str, Any]:
         "layers_per_block": args.layers_per_block,
         "attention_head_dim": args.attention_head_dim,
         "norm_num_groups": args.norm_num_groups,
+        "resnet_time_scale_shift": args.resnet_time_scale_shift,
         "dropout": args.dropout,
         "channel_weights": tuple(args.channel_weights),
         "mask_weighting": args.mask_weighting,
@@ -183,6 +196,18 @@ def training_scheduler(args: argparse.Namespace, prediction_type: str = "epsilon
     )
 
 
+def check_same_process(args: argparse.Namespace, scheduler_config: Path) -> None:
+    """Raise `ValueError` where this file records another noise schedule than that of this run."""
+    theirs = json.loads(scheduler_config.read_text()) if scheduler_config.is_file() else {}
+    for option, name in {"ddpm_num_steps": "num_train_timesteps", "ddpm_beta_schedule": "beta_schedule"}.items():
+        ours = getattr(args, option)
+        if theirs.get(name, ours) != ours:
+            raise ValueError(
+                f"{scheduler_config} records training with --{option} {theirs[name]}, this run has {ours}: denoiser and "
+                "guidance classifier must see the same noise."
+            )
+
+
 # ---------------------------------------------------------------------------------------------------------------- data
 
 
@@ -198,9 +223,6 @@ def load_training_data(args: argparse.Namespace) -> PairDataset:
                 raise ValueError(f"--samples_per_class asks for {count} cases of class {label}; there are {len(members)}.")
             chosen.append(np.random.default_rng([args.seed, label]).permutation(members)[:count])
         pairs = pairs.select(np.sort(np.concatenate(chosen)))
-    num_classes = max((label for label in pairs["label"] if label is not None), default=-1) + 1
-    if num_classes < 2:
-        raise ValueError("The train split has a single class; the labels must name at least two (0 normal, 1 lesion).")
     augmentation = None
     if args.augment:
         augmentation = PairAugmentation(
@@ -213,8 +235,15 @@ def load_training_data(args: argparse.Namespace) -> PairDataset:
             gamma=args.gamma,
             probability=args.augmentation_probability,
         )
-    dataset = PairDataset(pairs, args.resolution, augmentation, null_label=num_classes)
-    dataset.num_classes = num_classes
+    dataset = PairDataset(pairs, args.resolution, augmentation, null_label=NULL_LABEL)
+    known = set(dataset.labels) - {NULL_LABEL}
+    if len(known) < 2:
+        raise ValueError(
+            f"The cases to train on have {f'the single class label {min(known)}' if known else 'no class label'}; the "
+            "labels must name at least two classes (0 normal, 1 lesion)."
+        )
+    dataset.num_classes = max(known) + 1
+    dataset.labels = [dataset.num_classes if label == NULL_LABEL else label for label in dataset.labels]
     return dataset
 
 
@@ -245,6 +274,8 @@ def start(args: argparse.Namespace) -> Accelerator:
         log_with=None if args.report_to == "none" else args.report_to,
         project_config=ProjectConfiguration(project_dir=args.output_dir, logging_dir=f"{args.output_dir}/{args.logging_dir}"),
     )
+    if args.report_to != "none" and not accelerator.log_with:
+        raise ValueError(f"--report_to {args.report_to}: the package of this tracker is not installed.")
     level = logging.INFO if accelerator.is_main_process else logging.ERROR
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
     logger.setLevel(level)
@@ -263,23 +294,28 @@ def prepare_output(args: argparse.Namespace, finished: Path, checkpoints: Path) 
         The checkpoint, or None to start afresh.
     """
     present = list_checkpoints(checkpoints)
-    if args.resume_from_checkpoint is None:
+    resume = None
+    if args.resume_from_checkpoint == "latest":
+        resume = present[-1] if present else None
+    elif args.resume_from_checkpoint is not None:
+        resume = Path(args.resume_from_checkpoint)
+        if not (resume / "progress.json").is_file():
+            raise FileNotFoundError(f"--resume_from_checkpoint {resume}: there is no complete checkpoint in this folder.")
+    if resume is None or resume.resolve().parent != checkpoints.resolve():  # not the run that is in --output_dir
         for path in [finished, *present]:
             if path.exists():
                 raise FileExistsError(
                     f"{path} is the result of an earlier run: choose another --output_dir, or continue that run with "
                     "--resume_from_checkpoint latest."
                 )
-        return None
-    if args.resume_from_checkpoint != "latest":
-        path = Path(args.resume_from_checkpoint)
-        if not (path / "progress.json").is_file():
-            raise FileNotFoundError(f"--resume_from_checkpoint {path}: there is no complete checkpoint in this folder.")
-        return path
-    if not present:
+    if resume is None and args.resume_from_checkpoint is not None:
         logger.warning(f"There is no checkpoint in {checkpoints} yet: starting from the beginning.")
-        return None
-    return present[-1]
+    return resume
+
+
+def checkpoint_step(checkpoint: Path) -> int:
+    """Number of updates that were done when the checkpoint was written."""
+    return json.loads((checkpoint / "progress.json").read_text())["step"]
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -308,8 +344,30 @@ def replace_folder(temporary: Path, target: Path) -> None:
 
 def record(args: argparse.Namespace, **facts) -> dict[str, Any]:
     """The resolved configuration of a run as plain data."""
-    versions = {"diffusers_macdm": diffusers_macdm.__version__, "torch": torch.__version__}
+    packages = (diffusers_macdm, torch, diffusers, accelerate)
+    versions = {package.__name__: package.__version__ for package in packages}
     return {"arguments": {k: v for k, v in vars(args).items() if k != "dry_run"}, **facts, "versions": versions}
+
+
+def print_record(configuration: dict[str, Any]) -> None:
+    """`--dry_run`: one JSON object on stdout, however many processes were launched."""
+    if os.environ.get("RANK", "0") == "0":
+        print(json.dumps(configuration, indent=2, default=str))
+
+
+def write_record(path: Path, configuration: dict[str, Any], accelerator: Accelerator, resume: Path | None) -> None:
+    """Write the record of a run, on the main process; name the options that a resumed run has otherwise than before."""
+    if not accelerator.is_main_process:
+        return
+    run = {"num_processes": accelerator.num_processes, "device": accelerator.device.type}
+    content = json.loads(json.dumps({**configuration, "run": run}, default=str))
+    if resume is not None and path.is_file():
+        before, now = (x["arguments"] | x.get("run", {}) for x in (json.loads(path.read_text()), content))
+        changes = [f"{k} {before.get(k)} -> {v}" for k, v in now.items() if before.get(k) != v]
+        changes = [change for change in changes if not change.startswith("resume_from_checkpoint ")]
+        if changes:
+            logger.warning(f"Resumed with other options than before: {', '.join(changes)}.")
+    write_json(path, content)
 
 
 def seed_step(seed: int, micro_step: int, process_index: int) -> None:
@@ -363,7 +421,7 @@ def train(
         loss_of: `loss_of(model, batch)` -> scalar loss and values to log (NaN where one does not apply); everything random
             in it comes from torch's global generator, which is seeded for each micro-step.
         checkpoints: folder for `checkpoint-<step>`.
-        log_path: JSON lines, one for every `--logging_steps`.
+        log_path: JSON lines, one for every `--logging_steps` and every checkpoint: the means since the line before.
         after_step: called on all processes after each update with its number, the unwrapped model and the average.
     """
     name = type(model).__name__
@@ -417,8 +475,9 @@ def train(
 
     step = 0
     if resume is not None:
-        step = json.loads((resume / "progress.json").read_text())["step"]
+        step = checkpoint_step(resume)
         accelerator.load_state(str(resume))
+        accelerator.step = 0  # its count of micro-steps: a checkpoint lies between two updates
         logger.info(f"Resumed {name} from {resume} at step {step}.")
     if accelerator.is_main_process:
         _truncate_log(log_path, step)
@@ -455,7 +514,8 @@ def train(
         with accelerator.accumulate(wrapped):
             loss, values = loss_of(wrapped, batch)
             accelerator.backward(loss)
-            averages.add({"loss": loss, **values})
+            # NaN means "does not apply" to the averages; here it is a failure and must not be left out.
+            averages.add({**values, "loss": loss.detach().nan_to_num(math.inf, math.inf, -math.inf)})
             if accelerator.sync_gradients:
                 gradient_norm = accelerator.clip_grad_norm_(wrapped.parameters(), args.max_grad_norm)
                 averages.add({"gradient_norm": torch.as_tensor(gradient_norm, device=accelerator.device)})
@@ -469,7 +529,9 @@ def train(
         step += 1
         progress.update()
 
-        if step % args.logging_steps == 0 or step == args.max_train_steps:
+        is_checkpoint = step % args.checkpointing_steps == 0 or step == args.max_train_steps
+        # Each checkpoint is logged as well: no broken weights are kept, and no average reaches across a place to resume.
+        if step % args.logging_steps == 0 or is_checkpoint:
             logs = {**averages.read(accelerator), "learning_rate": lr_scheduler.get_last_lr()[0]}
             if not math.isfinite(logs["loss"]):
                 raise ValueError(
@@ -484,7 +546,7 @@ def train(
             if accelerator.is_main_process:
                 with log_path.open("a") as file:
                     file.write(json.dumps({"step": step, **logs}) + "\n")
-        if step % args.checkpointing_steps == 0 or step == args.max_train_steps:
+        if is_checkpoint:
             save_checkpoint(accelerator, checkpoints, step, args.checkpoints_total_limit)
         if after_step is not None:
             after_step(step, model, ema)
@@ -503,7 +565,9 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, step: int, total_lim
         write_json(temporary / "progress.json", {"step": step})
         replace_folder(temporary, target)
         if total_limit is not None:
-            for old in list_checkpoints(folder)[:-total_limit]:
+            # Later ones, of before an earlier checkpoint was resumed, do not count: the one just written stays.
+            earlier = [path for path in list_checkpoints(folder) if checkpoint_step(path) <= step]
+            for old in earlier[:-total_limit]:
                 shutil.rmtree(old)
     accelerator.wait_for_everyone()
 
@@ -528,5 +592,5 @@ def run_script(main: Callable[[], None]) -> None:
     """Run a script; the errors that a user can mend end it with one sentence."""
     try:
         main()
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None

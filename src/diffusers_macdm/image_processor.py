@@ -10,6 +10,7 @@ import PIL.Image
 import torch
 
 from .data.loading import mask_array, radiograph_array, resize_mask, resize_radiograph
+from .joint_sample import CHANNELS, LESION_MASK
 
 
 OUTPUT_TYPES = ("pil", "np", "pt")
@@ -27,13 +28,14 @@ def radiographs_from(value, name: str, size: int) -> torch.Tensor:
     Raises:
         ValueError: for another type, shape, size or range, naming the value and what is allowed.
     """
-    return torch.cat([_radiographs_from_one(item, name, size) for item in _as_list(value)])
+    return torch.cat([_radiographs_from_one(item, name, size) for item in _as_list(value, name)])
 
 
 def masks_from(value, name: str, size: int) -> torch.Tensor:
     """One or several masks -> `[B, 1, size, size]` float32 in {0, 1}; types, shapes and errors as `radiographs_from`.
-    Any non-zero value is inside."""
-    return torch.cat([_masks_from_one(item, name, size) for item in _as_list(value)])
+    Any non-zero value is inside. `name` also says which mask it is: small lesions survive the resampling of a PIL image,
+    specks of the anatomy do not, as in training."""
+    return torch.cat([_masks_from_one(item, name, size) for item in _as_list(value, name)])
 
 
 def to_output(images: torch.Tensor, output_type: str):
@@ -46,8 +48,11 @@ def to_output(images: torch.Tensor, output_type: str):
     return [PIL.Image.fromarray(image[..., 0]) for image in np.rint(array * 255).astype(np.uint8)]
 
 
-def _as_list(value) -> list:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
+def _as_list(value, name: str) -> list:
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    if not values:
+        raise ValueError(f"{name} is an empty list; give at least one.")
+    return values
 
 
 def _radiographs_from_one(value, name: str, size: int) -> torch.Tensor:
@@ -70,7 +75,7 @@ def _radiographs_from_one(value, name: str, size: int) -> torch.Tensor:
 
 def _masks_from_one(value, name: str, size: int) -> torch.Tensor:
     if isinstance(value, PIL.Image.Image):
-        mask = resize_mask(mask_array(value), size, keep_small=True)
+        mask = resize_mask(mask_array(value), size, keep_small=name == CHANNELS[LESION_MASK])
         return torch.from_numpy(mask)[None, None].float()
     return (_to_tensor(value, name, size) != 0).float()
 

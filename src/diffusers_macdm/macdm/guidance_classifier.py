@@ -41,7 +41,7 @@ class GuidanceClassifier(ModelMixin, ConfigMixin):
         block_out_channels: tuple[int, ...] = (32, 64, 96),
         layers_per_block: int = 1,
         attention_head_dim: int | None = 8,
-        norm_num_groups: int = 32,
+        norm_num_groups: int = 8,
         resnet_time_scale_shift: str = "default",
         dropout: float = 0.0,
         channel_weights: tuple[float, ...] = (1.0, 1.0, 1.0),
@@ -106,11 +106,10 @@ class GuidanceClassifier(ModelMixin, ConfigMixin):
         Args: as `forward`. Used by the perceptual term of the loss, which needs no download this way.
         """
         config = self.config
-        batch_size = sample.shape[0]
-        embedding = self.time_embedding(self._project(timestep, batch_size))  # [B, E]
+        embedding = self.time_embedding(self._project(timestep, sample))  # [B, E]
         if config.mask_timestep:
             mask_timesteps = timestep if mask_timestep is None else mask_timestep
-            embedding = embedding + self.mask_time_embedding(self._project(mask_timesteps, batch_size))
+            embedding = embedding + self.mask_time_embedding(self._project(mask_timesteps, sample))
         elif mask_timestep is not None:
             raise ValueError("mask_timestep was given to a classifier without one (mask_timestep=False in its config).")
 
@@ -143,6 +142,7 @@ class GuidanceClassifier(ModelMixin, ConfigMixin):
         last = self.features(sample, timestep, mask_timestep)[-1]  # [B, F, h, w]
         return self.head(torch.cat([last.mean(dim=(2, 3)), last.amax(dim=(2, 3))], dim=1))
 
-    def _project(self, timestep: torch.Tensor | float | int, batch_size: int) -> torch.Tensor:
-        timesteps = torch.as_tensor(timestep, device=self.device).expand(batch_size)
+    def _project(self, timestep: torch.Tensor | float | int, sample: torch.Tensor) -> torch.Tensor:
+        # The sample's device: that of the weights is another one while they are offloaded.
+        timesteps = torch.as_tensor(timestep, device=sample.device).expand(sample.shape[0])
         return self.time_proj(timesteps).to(self.dtype)

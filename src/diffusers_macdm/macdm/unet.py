@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
 import torch
@@ -86,6 +87,8 @@ class MaCDMUNet2DModel(UNet2DModel):
         patch_size: int = 1,
         augmentation_dim: int = 0,
     ):
+        if not isinstance(sample_size, int):
+            raise ValueError(f"sample_size={sample_size!r} is not supported: one whole number, joint samples are square.")
         check_channel_weights(channel_weights, in_channels, mask_weighting)
         if out_channels not in (in_channels, 2 * in_channels):
             raise ValueError(
@@ -209,6 +212,8 @@ class MaCDMUNet2DModel(UNet2DModel):
         if augmentation_labels is not None and not config.augmentation_dim:
             raise ValueError("augmentation_labels were given to a network without them (augmentation_dim=0).")
 
+        # The parent would cut a Python float to a whole number.
+        timestep = torch.as_tensor(timestep, device=sample.device).expand(batch_size)  # [B]
         conditions = torch.zeros(batch_size, self.time_embedding.linear_2.out_features, device=sample.device)
         conditions = conditions.to(self.dtype)  # [B, E]
         if config.num_class_embeds is not None:
@@ -247,9 +252,12 @@ class MaCDMUNet2DModel(UNet2DModel):
         Raises:
             ValueError: if the architecture is overridden so that no weight fits.
         """
-        inherited = {key: value for key, value in unet.config.items() if not key.startswith("_")}
+        # The configuration may hold more than the parameters of a network, those of its EMA for example.
+        inherited = {key: value for key, value in unet.config.items() if key in inspect.signature(UNet2DModel).parameters}
         for key in ("in_channels", "out_channels", "num_class_embeds", "class_embed_type"):
             inherited.pop(key, None)
+        if isinstance(unet.config.sample_size, Sequence) and len(set(unet.config.sample_size)) == 1:
+            inherited["sample_size"] = unet.config.sample_size[0]
         model = cls(**{**inherited, **config})
 
         source = {name.replace("class_embedding.", "label_embedding."): w for name, w in unet.state_dict().items()}
@@ -257,10 +265,10 @@ class MaCDMUNet2DModel(UNet2DModel):
         plain_in, plain_out = unet.config.in_channels, unet.config.out_channels
         if model.config.patch_size == 1:
             source.update(_extend_first_and_last(source, target, model, plain_in, plain_out))
-        source = _extend_label_embedding(source, target)
         taken = {name: weight for name, weight in source.items() if name in target and weight.shape == target[name].shape}
         if not taken:
             raise ValueError("No weight of the plain UNet2DModel fits: keep its block_out_channels and block types.")
+        taken.update(_extend_label_embedding(source, target))
         model.load_state_dict(taken, strict=False)
 
         fresh = sorted(set(target) - set(taken))
@@ -299,10 +307,10 @@ def _extend_label_embedding(source, target) -> dict[str, torch.Tensor]:
     the plain model has no class condition: its function is kept."""
     name = "label_embedding.weight"
     if name not in target:
-        return source
+        return {}
     weight = torch.zeros_like(target[name])
     known: Sequence | torch.Tensor = source.get(name, weight[:0])
     if len(known) and known.shape[1] == weight.shape[1]:
         rows = min(len(known), len(weight) - 1)
         weight[:rows] = known[:rows]
-    return {**source, name: weight}
+    return {name: weight}
