@@ -10,7 +10,6 @@ import PIL.Image
 import torch
 
 from .data.loading import mask_array, radiograph_array, resize_mask, resize_radiograph
-from .joint_sample import CHANNELS, LESION_MASK
 
 
 OUTPUT_TYPES = ("pil", "np", "pt")
@@ -31,11 +30,11 @@ def radiographs_from(value, name: str, size: int) -> torch.Tensor:
     return torch.cat([_radiographs_from_one(item, name, size) for item in _as_list(value, name)])
 
 
-def masks_from(value, name: str, size: int) -> torch.Tensor:
+def masks_from(value, name: str, size: int, keep_small: bool) -> torch.Tensor:
     """One or several masks -> `[B, 1, size, size]` float32 in {0, 1}; types, shapes and errors as `radiographs_from`.
-    Any non-zero value is inside. `name` also says which mask it is: small lesions survive the resampling of a PIL image,
-    specks of the anatomy do not, as in training."""
-    return torch.cat([_masks_from_one(item, name, size) for item in _as_list(value, name)])
+    Any non-zero value is inside. PIL images are resampled as in training: with `keep_small` for lesions, without for the
+    anatomy (`data.loading.resize_mask`)."""
+    return torch.cat([_masks_from_one(item, name, size, keep_small) for item in _as_list(value, name)])
 
 
 def to_output(images: torch.Tensor, output_type: str):
@@ -73,9 +72,9 @@ def _radiographs_from_one(value, name: str, size: int) -> torch.Tensor:
     return tensor
 
 
-def _masks_from_one(value, name: str, size: int) -> torch.Tensor:
+def _masks_from_one(value, name: str, size: int, keep_small: bool) -> torch.Tensor:
     if isinstance(value, PIL.Image.Image):
-        mask = resize_mask(mask_array(value), size, keep_small=name == CHANNELS[LESION_MASK])
+        mask = resize_mask(mask_array(value), size, keep_small)
         return torch.from_numpy(mask)[None, None].float()
     return (_to_tensor(value, name, size) != 0).float()
 

@@ -53,4 +53,4 @@ def refine_mask(mask: np.ndarray) -> np.ndarray:
     components = label(mask | holes, connectivity=2)
     areas = np.bincount(components.ravel())
     areas[0] = 0  # the outside
-    return (areas >= SPECK_SHARE * areas.max())[components] & (components > 0)
+    return (areas >= SPECK_SHARE * areas.max())[components]

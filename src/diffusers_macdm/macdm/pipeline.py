@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import torch
-from diffusers import DDPMParallelScheduler, DDPMScheduler, DiffusionPipeline
+from diffusers import DDPMParallelScheduler, DDPMScheduler, DiffusionPipeline, PNDMScheduler
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.configuration_utils import FrozenDict
 from diffusers.utils import BaseOutput
@@ -25,7 +27,17 @@ from ..guidance import (
     in_guidance_interval,
 )
 from ..image_processor import OUTPUT_TYPES, masks_from, radiographs_from, to_output
-from ..joint_sample import ANATOMY_MASK, CHANNELS, LESION_MASK, RADIOGRAPH, from_signal, split, to_signal
+from ..joint_sample import (
+    ANATOMY_MASK,
+    CHANNELS,
+    LESION_MASK,
+    NORMAL_LABEL,
+    RADIOGRAPH,
+    from_signal,
+    signal_weights,
+    split,
+    to_signal,
+)
 from ..refinement import refine_mask, refine_masks
 from .guidance_classifier import GuidanceClassifier
 from .unet import MaCDMUNet2DModel
@@ -189,9 +201,9 @@ class MaCDMPipeline(DiffusionPipeline):
         if image is not None:
             given[RADIOGRAPH] = radiographs_from(image, "image", size)
         if anatomy_mask is not None:
-            given[ANATOMY_MASK] = masks_from(anatomy_mask, "anatomy_mask", size)
+            given[ANATOMY_MASK] = masks_from(anatomy_mask, "anatomy_mask", size, keep_small=False)
         if lesion_mask is not None:
-            given[LESION_MASK] = masks_from(lesion_mask, "lesion_mask", size)
+            given[LESION_MASK] = masks_from(lesion_mask, "lesion_mask", size, keep_small=True)
         self.check_inputs(
             given,
             strength,
@@ -212,12 +224,12 @@ class MaCDMPipeline(DiffusionPipeline):
 
         device = self._execution_device
         labels = labels.to(device)
-        given = {c: tensor.expand(batch_size, -1, -1, -1).to(device) * 2 - 1 for c, tensor in given.items()}
+        given = {c: tensor.expand(batch_size, -1, -1, -1).to(device) for c, tensor in given.items()}
 
         # 2. The clean joint sample as far as it is known, and its noise.
         clean = torch.zeros(batch_size, len(CHANNELS), size, size, device=device)  # [B, 3, H, W]
         for channel, tensor in given.items():
-            clean[:, channel] = tensor[:, 0]
+            clean[:, channel] = tensor[:, 0] * 2 - 1
         clean = to_signal(clean, self.unet.config)
         noise = self.prepare_latents(batch_size, size, generator, latents, device)  # [B, 3, H, W]
 
@@ -295,6 +307,8 @@ class MaCDMPipeline(DiffusionPipeline):
         # 5. Back to images and masks.
         joint_sample = from_signal(torch.where(is_kept, clean, latents), self.unet.config)
         images, anatomy_masks, lesion_masks = (channel[:, None] for channel in split(joint_sample))  # [B, 1, H, W]
+        if image_kept:
+            images = given[RADIOGRAPH].clone()  # to the last bit
         anatomy_masks, lesion_masks = (anatomy_masks >= 0.5).float(), (lesion_masks >= 0.5).float()
         label_list = [label if label < self.unet.num_classes else None for label in labels.tolist()]
         if refine_masks:
@@ -334,20 +348,25 @@ class MaCDMPipeline(DiffusionPipeline):
                 f"This model was trained without a timestep for the masks (mask_timestep=False) and cannot keep what is "
                 f"given: {', '.join(names)}. Generate pairs, or use strength."
             )
-        if not isinstance(num_inference_steps, int) or not 1 <= num_inference_steps <= self._num_train_timesteps:
+        if not isinstance(num_inference_steps, Integral) or not 1 <= num_inference_steps <= self._num_train_timesteps:
             raise ValueError(
                 f"num_inference_steps={num_inference_steps} is not allowed: a whole number from 1 to "
                 f"{self._num_train_timesteps} (the training timesteps)."
             )
-        if guidance_scale < 0:
+        if not guidance_scale >= 0:
             raise ValueError(f"guidance_scale={guidance_scale} is not allowed: 0 is off, larger is stronger.")
-        low, high = guidance_interval
-        if not 0 <= low <= high <= 1:
+        if len(guidance_interval) != 2 or not 0 <= guidance_interval[0] <= guidance_interval[1] <= 1:
             raise ValueError(f"guidance_interval={guidance_interval} is not allowed: (lo, hi) with 0 <= lo <= hi <= 1.")
         if guidance_scale != 0 and self.guidance_classifier is None:
             raise ValueError(
                 f"guidance_scale={guidance_scale} needs a guidance_classifier, which this pipeline lacks: train one with "
                 "training/train_guidance_classifier.py, or set guidance_scale=0."
+            )
+        # A class that only one of the two knows would be steered towards nothing, or towards the null label.
+        if guidance_scale != 0 and self.guidance_classifier.config.get("num_classes") not in (None, self.unet.num_classes):
+            raise ValueError(
+                f"The guidance_classifier knows {self.guidance_classifier.config.num_classes} classes and the unet "
+                f"{self.unet.num_classes}: they must be the same."
             )
         if guidance_scale != 0 and _weighting(self.guidance_classifier) != _weighting(self.unet):
             raise ValueError(
@@ -358,6 +377,11 @@ class MaCDMPipeline(DiffusionPipeline):
             raise ValueError(
                 f"autoguidance_scale={autoguidance_scale} needs a weak_unet (an early snapshot of the denoiser), which "
                 "this pipeline lacks; set autoguidance_scale=1 to switch it off."
+            )
+        if autoguidance_scale != 1 and signal_weights(self.weak_unet.config) != signal_weights(self.unet.config):
+            raise ValueError(
+                f"The weak_unet was trained with {_weighting(self.weak_unet)} and the unet with {_weighting(self.unet)} "
+                "(channel weights, mask weighting): their noisy samples are not the same."
             )
         for name, scale, off in (
             ("guidance_scale", guidance_scale, 0),
@@ -404,6 +428,13 @@ class MaCDMPipeline(DiffusionPipeline):
             raise ValueError(
                 f"{name} with rescale_betas_zero_snr=True starts at pure noise, where the noise prediction says nothing "
                 "about the sample: it works unguided with prediction_type='v_prediction' alone."
+            )
+        largest = max(signal_weights(self.unet.config) or [1.0])
+        clips = config.get("clip_sample") and config.get("clip_sample_range", 1.0)
+        if clips and clips < largest:
+            raise ValueError(
+                f"{name} with clip_sample=True, clip_sample_range={clips} would cut off the clean sample, which reaches "
+                f"{largest} (channel_weights with mask_weighting='signal'): use clip_sample_range={largest}."
             )
         if self._takes_variance and not self.unet.learned_variance:
             raise ValueError(
@@ -458,21 +489,22 @@ class MaCDMPipeline(DiffusionPipeline):
         null_label = self.unet.null_class_label
         if class_labels is None:
             return torch.tensor([null_label or 0])
-        if torch.is_tensor(class_labels):
+        if isinstance(class_labels, (torch.Tensor, np.ndarray)):
             class_labels = class_labels.tolist()
         if not isinstance(class_labels, Sequence):
             class_labels = [class_labels]
         if null_label is None:
             raise ValueError(f"class_labels={class_labels} were given to a model that was trained without classes.")
-        labels = [null_label if label is None else label for label in class_labels]
-        # Python's bool is an int, and numpy's integers are none: both may stand for a label.
-        valid = [label == int(label) and 0 <= label <= null_label for label in labels]
-        if not labels or not all(valid):
+        try:  # whatever can stand for a whole number: also numpy's integers and single tensors
+            labels = [null_label if label is None else operator.index(label) for label in class_labels]
+        except TypeError:
+            labels = []
+        if not labels or not all(0 <= label <= null_label for label in labels):
             raise ValueError(
                 f"class_labels={class_labels} is not allowed: whole numbers from 0 to {null_label - 1}, "
                 f"or {null_label} (None) for not known."
             )
-        return torch.tensor([int(label) for label in labels])
+        return torch.tensor(labels)
 
     def _batch_size(self, labels, given, generator, latents) -> int:
         """The common number of samples; whatever there is once is used for all of them."""
@@ -496,10 +528,10 @@ class MaCDMPipeline(DiffusionPipeline):
 
         Second-order schedulers visit each timestep twice; sampling must begin at the first visit.
         """
-        if self.scheduler.config.get("skip_prk_steps") is False:
+        if isinstance(self.scheduler, PNDMScheduler):
             raise ValueError(
-                f"{type(self.scheduler).__name__} cannot start from a real case: its Runge-Kutta warm-up begins at pure "
-                "noise; use skip_prk_steps=True or another scheduler."
+                f"{type(self.scheduler).__name__} cannot start from a real case: its warm-up steps are those of pure noise; "
+                "use another scheduler."
             )
         order = self.scheduler.order
         levels = self.scheduler.timesteps[::order].double()
@@ -534,7 +566,7 @@ def _refine(anatomy_masks, lesion_masks, labels, kept) -> tuple[torch.Tensor, to
         elif LESION_MASK in kept:
             anatomy = refine_mask(anatomy) | lesion
         elif ANATOMY_MASK in kept:
-            lesion = refine_masks(anatomy, lesion, label)[1] & anatomy
+            lesion = np.zeros_like(lesion) if label == NORMAL_LABEL else refine_mask(lesion & anatomy) & anatomy
         else:
             anatomy, lesion = refine_masks(anatomy, lesion, label)
         pairs.append(np.stack([anatomy, lesion]))

@@ -268,8 +268,10 @@ class MaCDMUNet2DModel(UNet2DModel):
         taken = {name: weight for name, weight in source.items() if name in target and weight.shape == target[name].shape}
         if not taken:
             raise ValueError("No weight of the plain UNet2DModel fits: keep its block_out_channels and block types.")
-        taken.update(_extend_label_embedding(source, target))
-        model.load_state_dict(taken, strict=False)
+        label_embedding = _extend_label_embedding(source, target)
+        if unet.class_embedding is not None:
+            taken.update(label_embedding)
+        model.load_state_dict({**taken, **label_embedding}, strict=False)
 
         fresh = sorted(set(target) - set(taken))
         how = (
