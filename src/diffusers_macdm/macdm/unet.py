@@ -45,6 +45,11 @@ class MaCDMUNet2DModel(UNet2DModel):
         patch_size (`int`, defaults to 1):
             Each `patch_size x patch_size` patch becomes channels before the first convolution (pixel-unshuffle) and is
             put back after the last one (pixel-shuffle): `patch_size ** 2` times less work at the same resolution.
+        bound_variance (`bool`, defaults to `True`):
+            Keep the learned variance between its bounds: the network's `v` is the hyperbolic tangent of its last
+            convolution. Unbounded, as in Improved DDPM, `v` leaves [-1, 1] early in training, where the error of the mean
+            calls for more variance than the bounds allow; at high noise levels nothing brings it back, and ancestral
+            sampling in few steps, where the bounds lie far apart, drowns in noise. `False` for converted weights.
         augmentation_dim (`int`, defaults to 0):
             Number of augmentation parameters that the network is told in training and that are zero at sampling, so
             that augmentations do not leak into samples (EDM, arXiv 2206.00364, app. F.2). 0: none.
@@ -85,6 +90,7 @@ class MaCDMUNet2DModel(UNet2DModel):
         mask_weighting: str = "input",
         mask_timestep: bool = True,
         patch_size: int = 1,
+        bound_variance: bool = True,
         augmentation_dim: int = 0,
     ):
         if not isinstance(sample_size, int):
@@ -148,6 +154,10 @@ class MaCDMUNet2DModel(UNet2DModel):
             class_embed_type=class_embed_type,
             num_class_embeds=num_class_embeds,
         )
+
+        # As ADM does: an untrained network predicts nothing rather than anything, and `v` = 0.
+        torch.nn.init.zeros_(self.conv_out.weight)
+        torch.nn.init.zeros_(self.conv_out.bias)
 
         embedding_dim = time_embedding_dim or block_out_channels[0] * 4
         if num_class_embeds is not None:
@@ -232,6 +242,9 @@ class MaCDMUNet2DModel(UNet2DModel):
         sample = F.pixel_unshuffle(sample, config.patch_size)  # [B, C p^2, H / p, W / p]
         output = super().forward(sample, timestep, class_labels=conditions, return_dict=False)[0]
         output = F.pixel_shuffle(output, config.patch_size)  # [B, out_channels, H, W]
+        if self.learned_variance and config.bound_variance:
+            prediction, v = output.chunk(2, dim=1)
+            output = torch.cat([prediction, v.tanh()], dim=1)
 
         return UNet2DOutput(sample=output) if return_dict else (output,)
 
@@ -256,6 +269,8 @@ class MaCDMUNet2DModel(UNet2DModel):
         inherited = {key: value for key, value in unet.config.items() if key in inspect.signature(UNet2DModel).parameters}
         for key in ("in_channels", "out_channels", "num_class_embeds", "class_embed_type"):
             inherited.pop(key, None)
+        if unet.config.out_channels == 2 * unet.config.in_channels:
+            inherited["bound_variance"] = False  # its variance was trained without the bound
         if isinstance(unet.config.sample_size, Sequence) and len(set(unet.config.sample_size)) == 1:
             inherited["sample_size"] = unet.config.sample_size[0]
         model = cls(**{**inherited, **config})
