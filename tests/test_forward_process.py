@@ -10,6 +10,7 @@ from diffusers_macdm.forward_process import (
     PREDICTION_TYPES,
     ForwardProcess,
     clean_of,
+    draw_timesteps,
     noise_of,
     per_channel,
     prediction_of,
@@ -241,3 +242,31 @@ def test_alphas_cumprod_at_fractional_timesteps_of_sigma_schedulers(cls):
     assert any(t % 1 for t in timesteps)
     for t, sigma in zip(timesteps, scheduler.sigmas.tolist()[:-1], strict=True):
         assert math.isclose(process.alphas_cumprod_at(t), 1 / (1 + sigma**2), rel_tol=2e-3)
+
+
+# ---------------------------------------------------------------------------------------------- what training draws
+
+
+def test_draw_timesteps():
+    """Pairs share one timestep, given channels have 0 and are not noised, the three uses come with their probabilities."""
+    size, probabilities = 30_000, (0.5, 0.3, 0.2)
+    timesteps, noised = draw_timesteps(size, 1000, probabilities, generator=torch.Generator().manual_seed(0))
+    assert timesteps.dtype == torch.int64 and timesteps.shape == noised.shape == (size, 3)
+    patterns = {(True, True, True): 0.5, (True, False, False): 0.3, (False, True, True): 0.2}
+    found, counts = noised.unique(dim=0, return_counts=True)
+    assert {tuple(row) for row in found.tolist()} == set(patterns)
+    for row, count in zip(found.tolist(), counts.tolist(), strict=True):
+        share = patterns[tuple(row)]
+        assert abs(count / size - share) < 4 * math.sqrt(share * (1 - share) / size)
+    assert (timesteps[~noised] == 0).all()
+    level = timesteps.amax(dim=1, keepdim=True)
+    assert (timesteps[noised] == level.expand(-1, 3)[noised]).all()
+    # uniform on 0 ... 999
+    assert level.min() == 0 and level.max() == 999
+    assert abs(level.double().mean() - 499.5) < 4 * 1000 / math.sqrt(12 * size)
+
+
+@pytest.mark.parametrize("probabilities", [(1.0, 0.0), (0.5, 0.6, -0.1), (0.5, 0.5, 0.5)])
+def test_bad_task_probabilities(probabilities):
+    with pytest.raises(ValueError, match="task_probabilities=.*pairs, masks_to_image, image_to_masks"):
+        draw_timesteps(4, 1000, probabilities)
