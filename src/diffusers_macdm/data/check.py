@@ -72,8 +72,8 @@ def check_dataset(data_dir: str | Path) -> list[Fault]:
 
     Looked for: no train split; split folders of another name, without metadata or without rows; invalid JSON; unknown,
     missing and inconsistent columns; labels that are no class label; paths that leave the split folder; files that are
-    missing, unreadable, not grayscale, named twice or named by no row; blank radiographs; radiographs with the same
-    content; masks of another size than the radiograph; lesions outside the anatomy; labels that contradict the lesion
+    missing, unreadable, not grayscale, named twice or named by no row; blank radiographs; the same radiograph in two
+    splits (within a split it is a note); masks of another size than the radiograph; lesions outside the anatomy; labels that contradict the lesion
     mask; patients in two splits.
 
     Raises:
@@ -100,7 +100,7 @@ class _Inspection:
         self.report = Report()
         self.columns: dict[str, dict[str, str]] = {}  # split -> column -> type
         self.patients: dict[str, list] = {}  # split -> patient of each row
-        self.first_with_content: dict[bytes, str] = {}  # digest of the decoded radiograph -> file
+        self.first_with_content: dict[bytes, dict[str, str]] = {}  # digest of the decoded radiograph -> split -> file
 
         splits = self._find_splits()
         self.unread: set[str] = set()  # splits of which not every row could be read
@@ -296,9 +296,16 @@ class _Inspection:
             self.fault(file, "blank radiograph", f"every pixel has the same value ({values.flat[0]:g} of 1).")
             return
         digest = hashlib.sha256(repr(values.shape).encode() + np.ascontiguousarray(values).tobytes()).digest()
-        first = self.first_with_content.setdefault(digest, file)
-        if first != file:  # one file named by two rows is reported as that
-            self.fault(file, "duplicate radiograph", f"has the same content, pixel by pixel, as {first}.")
+        split = file.split("/")[0]
+        first_by_split = self.first_with_content.setdefault(digest, {})
+        elsewhere = [first for other, first in first_by_split.items() if other != split]
+        first = first_by_split.setdefault(split, file)
+        if elsewhere:  # one patient in two splits, whatever the patient_id says
+            reason = f"has the same content, pixel by pixel, as {elsewhere[0]} in another split."
+            self.fault(file, "duplicate radiograph", reason)
+        elif first != file:  # one file named by two rows is reported as that
+            reason = f"has the same content, pixel by pixel, as {first}."
+            self.report.notes.append(Fault(file, reason, "duplicate radiograph"))
 
     def _check_label(self, row_at: str, row: dict) -> bool:
         if "label" not in row:
