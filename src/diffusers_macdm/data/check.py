@@ -73,8 +73,8 @@ def check_dataset(data_dir: str | Path) -> list[Fault]:
     Looked for: no train split; split folders of another name, without metadata or without rows; invalid JSON; unknown,
     missing and inconsistent columns; labels that are no class label; paths that leave the split folder; files that are
     missing, unreadable, not grayscale, named twice or named by no row; blank radiographs; the same radiograph in two
-    splits (within a split it is a note); masks of another size than the radiograph; lesions outside the anatomy; labels that contradict the lesion
-    mask; patients in two splits.
+    splits (within a split it is a note); masks of another size than the radiograph; lesions outside the anatomy; labels
+    that contradict the lesion mask; patients in two splits.
 
     Raises:
         FileNotFoundError, NotADirectoryError: when `data_dir` is no folder.
