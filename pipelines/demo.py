@@ -1,8 +1,8 @@
 """The main job from end to end on the embedded phantom (`make demo`).
 
 Phantom of the paper's size (177 normal, 73 with a lesion) -> both trainings -> 64 synthetic pairs -> one page with real
-beside synthetic pairs. The default sizes fit 2 CPU cores in less than 10 minutes; where there is a GPU, the same command uses it.
-Interrupted, it continues where it stopped.
+beside synthetic pairs. The default sizes fit 2 CPU cores in less than 10 minutes; where there is a GPU, the same command
+uses it. Interrupted, it continues where it stopped.
 """
 
 from __future__ import annotations

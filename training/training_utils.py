@@ -33,7 +33,6 @@ from tqdm.auto import tqdm
 import diffusers_macdm
 from diffusers_macdm.data.augmentation import AUGMENTATION_DIM, PairAugmentation
 from diffusers_macdm.data.loading import BALANCES, PairDataset, StepBatchSampler, load_pairs
-from diffusers_macdm.forward_process import PREDICTION_TYPES
 from diffusers_macdm.joint_sample import CHANNELS, MASK_WEIGHTINGS
 
 
@@ -183,8 +182,6 @@ def network_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 def training_scheduler(args: argparse.Namespace, prediction_type: str = "epsilon") -> DDPMScheduler:
     """The process that is trained, with the settings that sampling starts from."""
-    if prediction_type not in PREDICTION_TYPES:
-        raise ValueError(f"--prediction_type {prediction_type} is not known; allowed are {', '.join(PREDICTION_TYPES)}.")
     largest = max(args.channel_weights) if args.mask_weighting == "signal" else 1.0
     return DDPMScheduler(
         num_train_timesteps=args.ddpm_num_steps,
