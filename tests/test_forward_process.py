@@ -266,6 +266,10 @@ def test_draw_timesteps():
     assert abs(level.double().mean() - 499.5) < 4 * 1000 / math.sqrt(12 * size)
 
 
+def test_draw_timesteps_of_one_use_alone():
+    assert draw_timesteps(8, 1000, (1, 0, 0))[1].all()
+
+
 @pytest.mark.parametrize("probabilities", [(1.0, 0.0), (0.5, 0.6, -0.1), (0.5, 0.5, 0.5)])
 def test_bad_task_probabilities(probabilities):
     with pytest.raises(ValueError, match="task_probabilities=.*pairs, masks_to_image, image_to_masks"):
