@@ -1,0 +1,164 @@
+"""training/training_utils.py, part by part."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from launching import _reset_accelerate, run_here
+
+import training_utils
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    _reset_accelerate()
+    yield Accelerator()
+    _reset_accelerate()
+
+
+def test_averages_are_means_over_what_applies(accelerator):
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(5, 8))
+    values[rng.random((5, 8)) < 0.4] = np.nan
+    averages = training_utils.Averages()
+    for row in values:
+        averages.add({"a": torch.tensor(row), "never": torch.full((8,), math.nan), "scalar": torch.tensor(row).nansum()})
+    read = averages.read(accelerator)
+    assert set(read) == {"a", "scalar"}
+    assert read["a"] == pytest.approx(np.nanmean(values), rel=1e-5)
+    assert read["scalar"] == pytest.approx(np.nansum(values, axis=1).mean(), rel=1e-5)
+    averages.add({"a": torch.ones(1)})
+    assert averages.read(accelerator) == {"a": 1.0}  # reading starts anew
+
+
+def test_by_quartile():
+    values = torch.arange(8.0)
+    timesteps = torch.tensor([0, 249, 250, 499, 500, 749, 750, 999])
+    quartiles = training_utils.by_quartile("loss", values, timesteps, 1000)
+    assert list(quartiles) == [f"loss/q{q}" for q in range(4)]
+    for q in range(4):
+        applies = ~quartiles[f"loss/q{q}"].isnan()
+        assert applies.nonzero().flatten().tolist() == [2 * q, 2 * q + 1]
+        assert torch.equal(quartiles[f"loss/q{q}"][applies], values[applies])
+
+
+def test_checkpoints_are_listed_by_number_and_only_complete_ones(tmp_path):
+    for name in (
+        "checkpoint-10",
+        "checkpoint-9",
+        "checkpoint-100",
+        "checkpoint-200.tmp",
+        "checkpoint-9.old.tmp",
+        "checkpoint-x",
+    ):
+        (tmp_path / name).mkdir()
+    names = [path.name for path in training_utils.list_checkpoints(tmp_path)]
+    assert names == ["checkpoint-9", "checkpoint-10", "checkpoint-100"]
+    assert training_utils.list_checkpoints(tmp_path / "missing") == []
+
+
+def test_seed_step_is_a_function_of_its_arguments():
+    def drawn(*key):
+        training_utils.seed_step(*key)
+        return torch.randn(4)
+
+    first = drawn(0, 5, 0)
+    torch.randn(100)
+    assert torch.equal(drawn(0, 5, 0), first)
+    others = [drawn(*key) for key in ((1, 5, 0), (0, 6, 0), (0, 5, 1), (5, 0, 0))]
+    assert all(not torch.equal(other, first) for other in others)
+
+
+def test_write_json_is_atomic(tmp_path):
+    path = tmp_path / "new" / "a.json"
+    training_utils.write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        training_utils.write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
+    training_utils.write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 2} and [p.name for p in path.parent.iterdir()] == ["a.json"]
+
+
+def test_replace_folder(tmp_path):
+    target = tmp_path / "target"
+    for content in ("first", "second"):
+        temporary = tmp_path / "temporary.tmp"
+        temporary.mkdir()
+        (temporary / content).write_text(content)
+        (tmp_path / "target.old.tmp").mkdir(exist_ok=True)  # of a run that was killed here
+        training_utils.replace_folder(temporary, target)
+        assert [path.name for path in target.iterdir()] == [content]
+        assert [path.name for path in tmp_path.iterdir()] == ["target"]
+
+
+def test_truncated_log_drops_later_and_torn_lines(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
+    training_utils._truncate_log(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_the_limit_never_deletes_the_checkpoint_just_written(tmp_path, accelerator):
+    for step in (4, 8, 12):  # 8 and 12 are of before the run went back to 4
+        training_utils.write_json(tmp_path / f"checkpoint-{step}" / "progress.json", {"step": step})
+    training_utils.save_checkpoint(accelerator, tmp_path, 6, total_limit=1)
+    assert [path.name for path in training_utils.list_checkpoints(tmp_path)] == [
+        "checkpoint-6",
+        "checkpoint-8",
+        "checkpoint-12",
+    ]
+
+
+def test_resume_options(tmp_path):
+    args = SimpleNamespace(resume_from_checkpoint=None)
+    finished = tmp_path / "model_index.json"
+    assert training_utils.prepare_output(args, finished, tmp_path) is None
+    for step in (9, 10):
+        training_utils.write_json(tmp_path / f"checkpoint-{step}" / "progress.json", {"step": step})
+    with pytest.raises(FileExistsError, match="checkpoint-9 is the result of an earlier run"):
+        training_utils.prepare_output(args, finished, tmp_path)
+    args.resume_from_checkpoint = "latest"
+    assert training_utils.prepare_output(args, finished, tmp_path) == tmp_path / "checkpoint-10"
+    args.resume_from_checkpoint = str(tmp_path / "checkpoint-9")
+    assert training_utils.prepare_output(args, finished, tmp_path) == tmp_path / "checkpoint-9"
+    # Into a new folder: a fork of that run.
+    assert training_utils.prepare_output(args, tmp_path / "fork" / "x", tmp_path / "fork") == tmp_path / "checkpoint-9"
+
+
+def test_changed_options_are_named(tmp_path, accelerator, caplog):
+    path = tmp_path / "training_config.json"
+    for learning_rate in (1e-3, 1e-4):
+        arguments = {"learning_rate": learning_rate, "seed": 0, "resume_from_checkpoint": learning_rate}
+        training_utils.write_record(path, {"arguments": arguments}, accelerator, resume=tmp_path)
+    warnings = [record.getMessage() for record in caplog.records if record.name == training_utils.logger.name]
+    assert warnings == ["Resumed with other options than before: learning_rate 0.001 -> 0.0001."]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_kept(monkeypatch, phantom, tmp_path):
+    with pytest.raises(ValueError, match=r"The loss is not finite at step \d"):
+        run_here(
+            monkeypatch,
+            "train_guidance_classifier",
+            train_data_dir=phantom,
+            output_dir=tmp_path,
+            learning_rate=1e38,
+            lr_scheduler="constant",
+            max_train_steps=8,
+            checkpointing_steps=8,
+            logging_steps=100,
+        )
+    assert training_utils.list_checkpoints(tmp_path / "guidance_classifier_checkpoints") == []
+
+
+def test_errors_that_a_user_can_mend_are_one_sentence():
+    def fail():
+        raise FileNotFoundError("data: no such folder.")
+
+    with pytest.raises(SystemExit, match="^error: data: no such folder.$") as caught:
+        training_utils.run_script(fail)
+    assert caught.value.__cause__ is None
