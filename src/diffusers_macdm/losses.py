@@ -453,12 +453,14 @@ class HybridLoss:
 
         vlb = None
         if self.lambda_vlb and v is not None:
+            # A given channel has the timestep 0; the costly decoder is not for it, its term is left out anyway.
+            vlb_timesteps = torch.where(noised_channels, timesteps.reshape(batch_size, -1), 1)
             # Detached: L_simple alone shapes the mean (Improved DDPM sec. 3.1).
             vlb = vlb_term(
                 process,
                 clean,
                 noisy,
-                timesteps,
+                vlb_timesteps,
                 prediction.detach(),
                 v,
                 prediction_type=self.prediction_type,
