@@ -146,7 +146,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_kept(monkeypatch, p
             "train_guidance_classifier",
             train_data_dir=phantom,
             output_dir=tmp_path,
-            learning_rate=1e38,
+            learning_rate=1e20,
             lr_scheduler="constant",
             max_train_steps=8,
             checkpointing_steps=8,
