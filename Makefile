@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/python pipelines/demo.py --output_dir $(DEMO_OUT)
 
 test: $(VENV)/.installed
-	$(VENV)/bin/python -m pytest -q -n auto --dist loadfile -m "not slow"
+	$(VENV)/bin/python -m pytest -q -n auto --dist loadgroup -m "not slow"
 
 slow-test: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest -q -m slow
@@ -43,7 +43,7 @@ FLOOR_VENV := build/floor-venv
 FLOOR_PYTHON ?= python3.10
 
 floor-test: $(FLOOR_VENV)/.installed
-	$(FLOOR_VENV)/bin/python -m pytest -q -n auto --dist loadfile -m "not slow"
+	$(FLOOR_VENV)/bin/python -m pytest -q -n auto --dist loadgroup -m "not slow"
 
 $(FLOOR_VENV)/.installed: pyproject.toml
 	@echo "Installing the floors into $(FLOOR_VENV)"

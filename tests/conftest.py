@@ -30,6 +30,7 @@ os.environ["MPLBACKEND"] = "Agg"
 # The networks here are tiny: a second thread costs more than it brings, and one thread gives the same bits everywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest  # noqa: E402
 import torch  # noqa: E402
 
 
@@ -38,3 +39,10 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 def pytest_unconfigure(config):
     shutil.rmtree(_session_home, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items):
+    """One process for each file, so that its fixtures are made once; one for all trainings, which share their runs."""
+    for item in items:
+        group = "training" if item.path.parent.name == "training" else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
