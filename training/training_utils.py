@@ -543,10 +543,10 @@ def train(
             if accelerator.is_main_process:
                 with log_path.open("a") as file:
                     file.write(json.dumps({"step": step, **logs}) + "\n")
-        if is_checkpoint:
-            save_checkpoint(accelerator, checkpoints, step, args.checkpoints_total_limit)
         if after_step is not None:
             after_step(step, model, ema)
+        if is_checkpoint:  # last, so that a run resumed here misses nothing of this step
+            save_checkpoint(accelerator, checkpoints, step, args.checkpoints_total_limit)
     progress.close()
     accelerator.wait_for_everyone()
     return model, ema
