@@ -40,8 +40,14 @@ class ForwardProcess:
 
     @classmethod
     def from_scheduler(cls, scheduler) -> ForwardProcess:
-        """Take the process from any diffusers scheduler that has `betas` and `alphas_cumprod`."""
-        return cls(scheduler.betas.double().cpu(), scheduler.alphas_cumprod.double().cpu())
+        """Take the process from any diffusers scheduler that has `betas` and `alphas_cumprod`.
+
+        `abar` is multiplied up again in float64: the scheduler's float32 has lost three digits of `1 - abar` at small t.
+        """
+        betas = scheduler.betas.double().cpu()
+        abar = torch.cumprod(1 - betas, dim=0)
+        # Where the betas leave no signal (zero terminal SNR), some schedulers keep a trace of it, 2^-24.
+        return cls(betas, torch.where(abar > 0, abar, scheduler.alphas_cumprod.double().cpu()))
 
     @property
     def num_timesteps(self) -> int:
@@ -127,8 +133,13 @@ def clean_of(
     prediction: torch.Tensor, noisy: torch.Tensor, alphas_cumprod: torch.Tensor | float, prediction_type: str
 ) -> torch.Tensor:
     """Any prediction -> the clean sample `I_0` that it implies."""
-    noise = noise_of(prediction, noisy, alphas_cumprod, prediction_type)
-    return prediction_of(noise, noisy, alphas_cumprod, "sample")
+    # Not by way of the noise: that divides by `sqrt(abar)`, which is small near pure noise and 0 at zero terminal SNR.
+    signal, sigma = _signal_and_sigma(alphas_cumprod, noisy)
+    if prediction_type == "sample":
+        return prediction
+    if prediction_type == "v_prediction":
+        return signal * noisy - sigma * prediction
+    return prediction_of(noise_of(prediction, noisy, alphas_cumprod, prediction_type), noisy, alphas_cumprod, "sample")
 
 
 def _signal_and_sigma(alphas_cumprod: torch.Tensor | float, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -159,9 +170,8 @@ def draw_timesteps(
             f"task_probabilities={tuple(task_probabilities)} is not allowed: {len(TASKS)} numbers of at least 0 "
             f"that sum to 1 ({', '.join(TASKS)})."
         )
-    task = torch.multinomial(
-        torch.tensor(task_probabilities, device=device), batch_size, replacement=True, generator=generator
-    )  # [B]
+    probabilities = torch.tensor(task_probabilities, dtype=torch.float32, device=device)
+    task = torch.multinomial(probabilities, batch_size, replacement=True, generator=generator)  # [B]
     noised_channels = torch.ones(batch_size, len(CHANNELS), dtype=torch.bool, device=device)
     noised_channels[:, MASK_CHANNELS] = (task != TASKS.index("masks_to_image"))[:, None]
     noised_channels[:, RADIOGRAPH] = task != TASKS.index("image_to_masks")

@@ -27,7 +27,7 @@ def classifier_gradient(
     with torch.enable_grad():
         model_input = model_input.detach().float().requires_grad_(True)
         log_probabilities = classifier(model_input, **conditions).float().log_softmax(dim=-1)  # [B, K]
-        known = class_labels < log_probabilities.shape[-1]
+        known = (class_labels >= 0) & (class_labels < log_probabilities.shape[-1])
         picked = log_probabilities.gather(1, class_labels.where(known, 0)[:, None])[:, 0] * known  # [B]
         return torch.autograd.grad(picked.sum(), model_input)[0]
 

@@ -15,7 +15,7 @@ import torch
 from diffusers import DDPMParallelScheduler, DDPMScheduler, DiffusionPipeline, PNDMScheduler
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.configuration_utils import FrozenDict
-from diffusers.utils import BaseOutput
+from diffusers.utils import BaseOutput, logging
 from diffusers.utils.torch_utils import randn_tensor
 
 from ..forward_process import PREDICTION_TYPES, ForwardProcess, noise_of, prediction_of
@@ -42,6 +42,8 @@ from ..refinement import refine_mask, refine_masks
 from .guidance_classifier import GuidanceClassifier
 from .unet import MaCDMUNet2DModel
 
+
+logger = logging.get_logger("diffusers.macdm.pipeline")
 
 # Schedulers with the right tables (`betas`, `alphas_cumprod`) that cannot sample from this model all the same.
 REFUSED_SCHEDULERS = {
@@ -236,6 +238,12 @@ class MaCDMPipeline(DiffusionPipeline):
         # 3. Timesteps, and where to start.
         self.scheduler.set_timesteps(num_inference_steps, device=device)  # anew: multistep solvers keep state
         timesteps = self.scheduler.timesteps
+        if _steps_back_evenly(self.scheduler) and self._num_train_timesteps % num_inference_steps:
+            logger.warning(
+                f"{type(self.scheduler).__name__} steps back by {self._num_train_timesteps} // num_inference_steps, whatever "
+                f"its timesteps are: num_inference_steps={num_inference_steps} does not divide {self._num_train_timesteps} "
+                "and is slightly wrong (the more so the larger it is); 25, 50, 100 or 250 are right."
+            )
         if strength is None:
             kept = sorted(given)
             sample = noise * self.scheduler.init_noise_sigma
@@ -548,6 +556,11 @@ class MaCDMPipeline(DiffusionPipeline):
         """`generator` and `eta` for the schedulers whose step takes them."""
         accepted = inspect.signature(self.scheduler.step).parameters
         return {name: value for name, value in {"generator": generator, "eta": eta}.items() if name in accepted}
+
+
+def _steps_back_evenly(scheduler) -> bool:
+    """Whether `step` goes from t to t - T // n instead of to the next timestep of the schedule."""
+    return type(scheduler).__name__.startswith(("DDIM", "DDPM"))
 
 
 def _weighting(model) -> tuple:
