@@ -256,7 +256,7 @@ class MaCDMUNet2DModel(UNet2DModel):
 
         A plain model for RGB becomes one for grayscale: the input weights of the three channels are summed (a gray
         image fed to all three gives the same), the outputs averaged. With `patch_size` > 1 the first and the last
-        convolution have another shape and start at random. What was taken over and what was not is logged.
+        convolution have another shape and start anew. What was taken over and what was not is logged.
 
         Args:
             unet (`UNet2DModel`): the model to start from.
@@ -269,7 +269,7 @@ class MaCDMUNet2DModel(UNet2DModel):
         inherited = {key: value for key, value in unet.config.items() if key in inspect.signature(UNet2DModel).parameters}
         for key in ("in_channels", "out_channels", "num_class_embeds", "class_embed_type"):
             inherited.pop(key, None)
-        if unet.config.out_channels == 2 * unet.config.in_channels:
+        if unet.config.out_channels == 2 * unet.config.in_channels and config.get("patch_size", 1) == 1:
             inherited["bound_variance"] = False  # its variance was trained without the bound
         if isinstance(unet.config.sample_size, Sequence) and len(set(unet.config.sample_size)) == 1:
             inherited["sample_size"] = unet.config.sample_size[0]
@@ -292,7 +292,7 @@ class MaCDMUNet2DModel(UNet2DModel):
         how = (
             f"mask channels {plain_in} -> {model.config.in_channels} initialised to zero in conv_in and conv_out"
             if "conv_in.weight" in taken
-            else f"conv_in and conv_out start at random (patch_size={model.config.patch_size})"
+            else f"conv_in starts at random and conv_out at zero (patch_size={model.config.patch_size})"
         )
         logger.warning(
             f"Started from a plain UNet2DModel: {len(taken)} of {len(target)} tensors taken over, {how}; "
