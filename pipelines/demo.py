@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import torch
 from run_report import report
 
 from diffusers_macdm.data.check import check_dataset
@@ -26,10 +27,18 @@ GUIDANCE_SCALE = 1.0
 NUM_INFERENCE_STEPS = 50
 
 
+def mixed_precision() -> str:
+    """bf16 where the hardware computes in it, which is faster; float32 elsewhere."""
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "no"
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "no"
+
+
 def launch(script: str, options: list[str]) -> None:
     """Run a training script as a user does, showing the command."""
-    command = ["accelerate", "launch", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no"]
-    command += ["--dynamo_backend", "no", f"training/{script}", *options]
+    command = ["accelerate", "launch", "--num_processes", "1", "--num_machines", "1", "--dynamo_backend", "no"]
+    command += ["--mixed_precision", mixed_precision(), f"training/{script}", *options]
     print("$ " + " ".join(command), flush=True)
     executable = [sys.executable, "-m", "accelerate.commands.launch", *command[2:]]
     finished = subprocess.run(executable, cwd=ROOT)
@@ -69,7 +78,7 @@ def run_demo(args: argparse.Namespace) -> dict:
 
     save_state()
     network = ["--train_data_dir", str(data), "--output_dir", str(model), "--resolution", str(args.resolution)]
-    network += ["--patch_size", "2", "--layers_per_block", "1", "--resume_from_checkpoint", "latest"]
+    network += ["--patch_size", "2", "--layers_per_block", "1", "--no-augment", "--resume_from_checkpoint", "latest"]
     network += ["--checkpoints_total_limit", "1", "--seed", str(args.seed)]
 
     stage("phantom", data, lambda: write_phantom(data, args.num_normal, args.num_lesion, args.resolution, args.seed))
@@ -81,7 +90,8 @@ def run_demo(args: argparse.Namespace) -> dict:
         model / "guidance_classifier",
         lambda: launch(
             "train_guidance_classifier.py",
-            [*network, "--block_out_channels", "32", "64", "96", "--max_train_steps", str(args.classifier_steps)],
+            [*network, "--block_out_channels", "32", "64", "96", "--max_train_steps", str(args.classifier_steps)]
+            + ["--train_batch_size", "16", "--learning_rate", "1e-3"],
         ),
     )
     stage(
@@ -89,8 +99,8 @@ def run_demo(args: argparse.Namespace) -> dict:
         model / "model_index.json",
         lambda: launch(
             "train_macdm.py",
-            [*network, "--block_out_channels", "32", "64", "96", "--max_train_steps", str(args.denoiser_steps)]
-            + ["--learning_rate", "5e-4", "--task_probabilities", "0.8", "0.1", "0.1", "--validation_steps", "500"],
+            [*network, "--block_out_channels", "64", "64", "96", "--max_train_steps", str(args.denoiser_steps)]
+            + ["--train_batch_size", "8", "--learning_rate", "1.2e-3", "--task_probabilities", "0.9", "0.05", "0.05"],
         ),
     )
     stage(
@@ -123,11 +133,11 @@ def main() -> None:
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--output_dir", default="runs/demo")
-    parser.add_argument("--resolution", type=int, default=64, help="In pixels.")
+    parser.add_argument("--resolution", type=int, default=48, help="In pixels.")
     parser.add_argument("--num_normal", type=int, default=177, help="Training cases.")
     parser.add_argument("--num_lesion", type=int, default=73, help="Training cases.")
     parser.add_argument("--classifier_steps", type=int, default=300)
-    parser.add_argument("--denoiser_steps", type=int, default=1500)
+    parser.add_argument("--denoiser_steps", type=int, default=2200)
     parser.add_argument("--num_pairs", type=int, default=64, help="Synthetic pairs, half of them with a lesion.")
     parser.add_argument("--seed", type=int, default=0)
     try:

@@ -31,7 +31,7 @@ from diffusers_macdm.losses import (
 # over these four pixels *is* the expectation of any quadratic form.
 PIXELS_DATA = torch.tensor([[1.0, 1.0], [-1.0, -1.0]], dtype=torch.float64)
 PIXELS_NOISE = torch.tensor([[1.0, -1.0], [1.0, -1.0]], dtype=torch.float64)
-PLAIN = {"lesion_region_weight": 1.0}  # the loss without region weights
+PLAIN = {"lesion_region_weight": 1.0, "radiograph_region_weight": 1.0}  # the loss without region weights
 
 
 def exact_process(**config):
@@ -449,7 +449,7 @@ def test_hybrid_loss_is_the_sum_of_its_terms(process):
     torch.testing.assert_close(terms.simple, squared_error.mean(dim=(2, 3)).detach())
     noisy = process.add_noise(clean, noise, timesteps)
     torch.testing.assert_close(terms.vlb, vlb_term(process, clean, noisy, timesteps, output[:, :3], output[:, 3:]).detach())
-    weights = region_weights(clean[:, 2] == 1, 25.0, 2) * torch.tensor([1.0, 0.5, 2.0])[:, None, None]
+    weights = region_weights(clean[:, 2] == 1, 10.0, 2, 4.0) * torch.tensor([1.0, 0.5, 2.0])[:, None, None]
     expected = (weights * squared_error).mean() + 1e-3 * 1000 * terms.vlb.mean()
     torch.testing.assert_close(terms.total, expected)
     assert not terms.simple.requires_grad and not terms.vlb.requires_grad and terms.perceptual is None
@@ -552,7 +552,7 @@ def test_scaled_clean_sample_in_the_hybrid_loss(process):
     clean, noise, output = batch(process, timesteps)
     scaled = clean * torch.tensor(scale)[:, None, None]
     terms = HybridLoss()(process, output, scaled, noise, timesteps, channel_scale=scale)
-    weights = region_weights(clean[:, 2] == 1, 25.0, 2)
+    weights = region_weights(clean[:, 2] == 1, 10.0, 2, 4.0)
     expected = (weights * (output[:, :3] - noise) ** 2).mean() + terms.vlb.mean()
     torch.testing.assert_close(terms.total, expected)
     noisy = process.add_noise(scaled, noise, timesteps)

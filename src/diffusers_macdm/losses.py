@@ -351,7 +351,7 @@ class HybridLoss:
     for `L_vlb` to train; the term is left out. `L_perceptual` compares features of the predicted with those of the
     true clean sample.
 
-    A plain model of C channels and no lesion mask takes `channel_weights=(1,) * C, lesion_region_weight=1`.
+    A plain model of C channels and no lesion mask takes `channel_weights=(1,) * C` and both region weights 1.
 
     Attributes:
         lambda_vlb, lambda_perceptual: 0 is off.
@@ -364,9 +364,9 @@ class HybridLoss:
     lambda_vlb: float = 1e-3
     lambda_perceptual: float = 0.0
     channel_weights: tuple[float, ...] = (1.0,) * len(CHANNELS)
-    lesion_region_weight: float = 25.0
+    lesion_region_weight: float = 10.0
     lesion_region_radius: int = 2
-    radiograph_region_weight: float = 1.0
+    radiograph_region_weight: float = 4.0
     min_snr_gamma: float | None = None
     prediction_type: str = "epsilon"
 
