@@ -94,11 +94,11 @@ def run_here(monkeypatch, script: str, **values) -> None:
     module = importlib.import_module(script)
     monkeypatch.setattr(sys, "argv", [script, *options(**{**TINY, **values})])
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    _reset_accelerate()
+    reset_accelerate()
     try:
         module.main()
     finally:
-        _reset_accelerate()
+        reset_accelerate()
 
 
 def resolve_here(script: str, **values):
@@ -153,6 +153,6 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
 
 
-def _reset_accelerate() -> None:
+def reset_accelerate() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()

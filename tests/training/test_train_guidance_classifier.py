@@ -8,6 +8,8 @@ import pytest
 import torch
 from launching import assert_same_checkpoint, assert_same_weights, read_log, resolve_here, run_here, temporary_files
 
+import train_guidance_classifier
+import training_utils
 from diffusers_macdm import GuidanceClassifier, MaCDMPipeline
 from diffusers_macdm.forward_process import ForwardProcess
 
@@ -84,9 +86,6 @@ def test_without_a_pipeline_beside_it(monkeypatch, phantom, tmp_path):
 
 
 def test_unlabeled_cases_do_not_count(phantom, tmp_path):
-    import train_guidance_classifier
-    import training_utils
-
     data = tmp_path / "data"
     shutil.copytree(phantom, data)
     path = data / "train" / "metadata.jsonl"
@@ -114,9 +113,6 @@ def test_unlabeled_cases_do_not_count(phantom, tmp_path):
 
 
 def test_the_loss_falls_on_one_batch(phantom):
-    import train_guidance_classifier
-    import training_utils
-
     resolved = resolve_here("train_guidance_classifier", train_data_dir=phantom)
     dataset, classifier = resolved["dataset"], resolved["classifier"]
     args = train_guidance_classifier.parse_args([])

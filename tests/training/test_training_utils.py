@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from launching import _reset_accelerate, run_here
+from launching import reset_accelerate, run_here
 
 import training_utils
 
@@ -16,9 +16,9 @@ import training_utils
 @pytest.fixture
 def accelerator(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    _reset_accelerate()
+    reset_accelerate()
     yield Accelerator()
-    _reset_accelerate()
+    reset_accelerate()
 
 
 def test_averages_are_means_over_what_applies(accelerator):
