@@ -1,0 +1,80 @@
+"""`pipelines/demo.py` as `make demo` runs it, at the smallest size."""
+
+import base64
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from diffusers_macdm import MaCDMPipeline
+from diffusers_macdm.data.check import check_dataset
+
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZES = {
+    "resolution": 32,
+    "num_normal": 4,
+    "num_lesion": 4,
+    "classifier_steps": 2,
+    "denoiser_steps": 2,
+    "num_pairs": 4,
+}
+
+
+def run_demo(out, **changes):
+    options = [word for name, value in {**SIZES, **changes}.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, ROOT / "pipelines/demo.py", "--output_dir", out, *options]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "demo"
+    result = run_demo(out)
+    assert result.returncode == 0, result.stderr
+    return out, result
+
+
+def test_demo_ends_with_a_picture_and_a_page(demo):
+    out, result = demo
+    assert re.search(r"label 1: \d+% of 2 pairs have a lesion as sampled", result.stdout)
+    picture = Image.open(out / "report/real_and_synthetic.png")
+    page = (out / "report/index.html").read_text()
+    embedded = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    assert Image.open(io.BytesIO(base64.b64decode(embedded[0]))).size == picture.size
+    assert len(embedded) == 2 and "http" not in page.replace("http-equiv", "")  # nothing is fetched from anywhere
+    facts = json.loads((out / "report/report.json").read_text())
+    assert [(row["label"], row["num_pairs"]) for row in facts["labels"]] == [("0", 2), ("1", 2)]
+    assert facts["training"]["steps"] == 2 and set(facts["shown"]) == {"real", "synthetic"}
+    assert list(facts["stages"]) == ["phantom", "guidance classifier", "denoiser", "generate"]
+
+
+def test_demo_leaves_a_loadable_model_and_sound_sets(demo):
+    out, _ = demo
+    assert check_dataset(out / "data") == []
+    pipe = MaCDMPipeline.from_pretrained(out / "model")
+    assert pipe.unet.config.sample_size == 32 and pipe.guidance_classifier is not None
+    rows = [json.loads(line) for line in (out / "synthetic/train/metadata.jsonl").read_text().splitlines()]
+    assert [row["label"] for row in rows] == [0, 1, 0, 1]
+
+
+def test_demo_continues_and_refuses_other_settings(demo):
+    out, _ = demo
+    page = (out / "report/index.html").read_bytes()
+    again = run_demo(out)
+    assert again.returncode == 0 and again.stdout.count("done already") == 4
+    assert (out / "report/index.html").read_bytes() == page
+    other = run_demo(out, num_pairs=6)
+    assert other.returncode != 0 and "num_pairs" in other.stderr and "Traceback" not in other.stderr
+
+
+def test_demo_refuses_a_folder_of_the_users(tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    result = run_demo(tmp_path)
+    assert result.returncode != 0 and "is not empty" in result.stderr and "Traceback" not in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
