@@ -198,6 +198,8 @@ class MaCDMPipeline(DiffusionPipeline):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
 
         # 1. Check, and bring what is given into one form.
+        guided = guidance_scale != 0 or classifier_free_guidance_scale != 1 or autoguidance_scale != 1
+        process = self.check_scheduler(guided)
         size = self.unet.config.sample_size
         given = {}
         if image is not None:
@@ -218,8 +220,6 @@ class MaCDMPipeline(DiffusionPipeline):
             output_type,
             callback_on_step_end_tensor_inputs,
         )
-        guided = guidance_scale != 0 or classifier_free_guidance_scale != 1 or autoguidance_scale != 1
-        process = self.check_scheduler(guided)
         labels = self._check_labels(class_labels)
         batch_size = self._batch_size(labels, given, generator, latents)
         labels = labels.expand(batch_size)  # [B]
@@ -301,6 +301,10 @@ class MaCDMPipeline(DiffusionPipeline):
                     prediction = prediction_of(eps + shift, model_input, abar, prediction_type)
 
                 # The learned variance goes on to DDPM alone: other schedulers would take it for further channels.
+                if variance is not None and i == len(timesteps) - 1:
+                    # The last step ends at the clean sample, so no noise is added. DDPM leaves it out at t = 0 alone, where
+                    # `timestep_spacing="trailing"` does not end; the lower bound of the variance is 0 there.
+                    variance = torch.full_like(variance, -1.0)
                 output = prediction if variance is None else torch.cat([prediction, variance], dim=1)
                 latents = self.scheduler.step(output, t, latents, **step_arguments, return_dict=False)[0]
 
