@@ -127,7 +127,7 @@ def main() -> None:
     millions = classifier.num_parameters() / 1e6
     logger.info(f"{len(dataset)} cases {counts}, {millions:.2f} M parameters, on {accelerator.device}.")
 
-    process = ForwardProcess.from_scheduler(training_utils.training_scheduler(args))
+    process = ForwardProcess.from_scheduler(training_utils.training_scheduler(args)).to(accelerator.device)
     classifier, ema = training_utils.train(
         args,
         accelerator,

@@ -356,7 +356,9 @@ def main() -> None:
         classifier.to(accelerator.device)
         if args.lambda_perceptual:
             features = lambda joint_sample: classifier.features(joint_sample, timestep=0)  # noqa: E731
-    process = ForwardProcess.from_scheduler(training_utils.training_scheduler(args, args.prediction_type))
+    process = ForwardProcess.from_scheduler(training_utils.training_scheduler(args, args.prediction_type)).to(
+        accelerator.device
+    )
     loss = DenoisingLoss(args, process, unet.config, unet.null_class_label, features)
 
     def after_step(step, unet, ema):

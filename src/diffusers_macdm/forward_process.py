@@ -49,6 +49,10 @@ class ForwardProcess:
         # Where the betas leave no signal (zero terminal SNR), some schedulers keep a trace of it, 2^-24.
         return cls(betas, torch.where(abar > 0, abar, scheduler.alphas_cumprod.double().cpu()))
 
+    def to(self, device: torch.device | str) -> ForwardProcess:
+        """The same process with its tables on `device`, so that looking them up in training copies nothing."""
+        return ForwardProcess(self.betas.to(device), self.alphas_cumprod.to(device))
+
     @property
     def num_timesteps(self) -> int:
         return len(self.betas)
@@ -56,7 +60,7 @@ class ForwardProcess:
     @property
     def alphas_cumprod_previous(self) -> torch.Tensor:
         """`[T]`, `abar_{t-1}`, 1 at t = 0."""
-        return torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod[:-1]])
+        return torch.cat([torch.ones_like(self.alphas_cumprod[:1]), self.alphas_cumprod[:-1]])
 
     @property
     def posterior_variance(self) -> torch.Tensor:
