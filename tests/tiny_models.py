@@ -37,12 +37,19 @@ def randomised(module: torch.nn.Module, seed: int) -> torch.nn.Module:
     return module.eval()
 
 
+def seeded(model_class, config: dict, seed: int) -> torch.nn.Module:
+    """The same weights whatever was drawn before."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return randomised(model_class(**config), seed)
+
+
 def tiny_unet(seed: int = 0, **overrides) -> MaCDMUNet2DModel:
-    return randomised(MaCDMUNet2DModel(**{**TINY_UNET, **overrides}), seed)
+    return seeded(MaCDMUNet2DModel, {**TINY_UNET, **overrides}, seed)
 
 
 def tiny_classifier(seed: int = 1, **overrides) -> GuidanceClassifier:
-    return randomised(GuidanceClassifier(**{**TINY_CLASSIFIER, **overrides}), seed)
+    return seeded(GuidanceClassifier, {**TINY_CLASSIFIER, **overrides}, seed)
 
 
 def tiny_scheduler(**overrides) -> DDPMScheduler:

@@ -96,6 +96,8 @@ class ForwardProcess:
         `log(1/abar - 1)`, as these schedulers interpolate log sigma between timesteps."""
         position = min(max(float(timestep), 0.0), self.num_timesteps - 1.0)
         below = int(position)
+        if position == below:
+            return float(self.alphas_cumprod[below])
         above = min(below + 1, self.num_timesteps - 1)
         log_sigma = torch.lerp(-self.snr[below].log(), -self.snr[above].log(), position - below)
         return float(torch.sigmoid(-log_sigma))

@@ -426,14 +426,14 @@ def test_guidance_towards_the_null_label_does_nothing():
 
 
 def test_guidance_raises_the_probability_of_its_label():
-    """At the first step, where a small shift is what the gradient says it is."""
+    """On average, after the first step: the gradient is that of the noisier sample before it."""
     pipe = unclipped()
     x = torch.randn(4, 3, SIZE, SIZE, generator=generators(4)[0])
     probabilities = []
     for scale in (0.0, 0.05):
         latents = first_step(pipe, class_labels=1, latents=x, guidance_scale=scale)
         probabilities.append(pipe.guidance_classifier(latents, 749).log_softmax(dim=1)[:, 1].detach())
-    assert (probabilities[1] > probabilities[0]).all()
+    assert probabilities[1].mean() > probabilities[0].mean() + 1e-3
 
 
 # ----------------------------------------------------------------------------------------------------------- schedulers
@@ -525,7 +525,7 @@ def test_zero_terminal_snr():
     config = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
     pipe = MaCDMPipeline(tiny_unet(), DDIMScheduler(**config), tiny_classifier())
     pipe.set_progress_bar_config(disable=True)
-    for use in ("pairs", "masks to image", "image to masks"):
+    for use in ("pairs", "masks to image", "image to masks", "anatomy to the rest"):
         latents, _ = final_latents(pipe, **arguments_of(use), class_labels=1)
         assert latents.isfinite().all(), use
     with pytest.raises(ValueError, match="starts at pure noise"):

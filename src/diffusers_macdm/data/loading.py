@@ -112,8 +112,13 @@ def resize_mask(mask: np.ndarray, size: int, keep_small: bool = True) -> np.ndar
     fraction = _area_fraction(square, size)
     resized = fraction >= 0.5
     if keep_small and square.any():
-        from skimage.measure import label
-
+        try:
+            from skimage.measure import label
+        except ImportError as error:
+            raise ImportError(
+                "Resampling a lesion mask needs scikit-image: install diffusers-macdm[train], or give the mask in the size "
+                "that is asked for."
+            ) from error
         components, count = label(square, return_num=True)
         for component in range(1, count + 1):
             own = _area_fraction(components == component, size)
