@@ -41,6 +41,7 @@ def pytest_unconfigure(config):
     shutil.rmtree(_session_home, ignore_errors=True)
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the markers in its own
 def pytest_collection_modifyitems(items):
     """One process for each file, so that its fixtures are made once; one for all trainings, which share their runs."""
     for item in items:
