@@ -4,7 +4,7 @@
 #   PYTHON    the interpreter to make it with: Python 3.11 or newer, for which constraints.txt pins every package
 #   TORCH     the torch build. The pinned release is the default; another one, say for the CUDA version of a GPU machine:
 #             make TORCH=torch==2.12.1 test           (a change of TORCH alone needs `make clean` first)
-#   DEMO_OUT  where `make demo` writes; an existing folder is refused, never overwritten
+#   DEMO_OUT  where `make demo` writes; an interrupted demo there is continued, anything else is refused
 PYTHON ?= python3
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 DEMO_OUT ?= runs/demo

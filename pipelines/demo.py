@@ -144,6 +144,8 @@ def main() -> None:
         run_demo(parser.parse_args())
     except (FileNotFoundError, FileExistsError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted; the same command continues") from None
 
 
 if __name__ == "__main__":

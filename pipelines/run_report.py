@@ -93,6 +93,14 @@ def report(
     out_dir = Path(out)
     if out_dir.exists():
         raise FileExistsError(f"{out} exists already; choose another --output_dir.")
+    for folder, file, writer in (
+        (model, "training_config.json", "train_macdm.py"),
+        (synthetic, "summary.json", "macdm generate"),
+    ):
+        if not (Path(folder) / file).is_file():
+            raise FileNotFoundError(f"{folder}: there is no {file}, so this is no finished output of {writer}.")
+    if num_shown < 2:
+        raise ValueError(f"--num_shown {num_shown} is not allowed: at least 2.")
     configuration = json.loads((Path(model) / "training_config.json").read_text())
     log = [json.loads(line) for line in (Path(model) / "training_log.jsonl").read_text().splitlines()]
     summary = json.loads((Path(synthetic) / "summary.json").read_text())
@@ -101,6 +109,8 @@ def report(
     seen = set(configuration["data"]["cases"])
     real = PairDataset(load_pairs(data, "train"), size, null_label=NULL_LABEL)
     real_indices = [index for index, name in enumerate(real.names) if name in seen]
+    if not real_indices:
+        raise ValueError(f"{data}: the model {model} was trained on none of these cases; give the set that trained it.")
     fake = PairDataset(load_pairs(synthetic, "train"), size, null_label=NULL_LABEL)
     real_areas, fake_areas = _lesion_areas(real, real_indices), _lesion_areas(fake, range(len(fake)))
     labels = []

@@ -1,7 +1,7 @@
 """Train the denoiser of MaC-DM (arXiv 2311.13688) under `accelerate launch`.
 
     accelerate launch training/train_macdm.py --train_data_dir data --resolution 128 --patch_size 2 \\
-        --guidance_classifier macdm-classifier --output_dir macdm-model
+        --output_dir macdm-model
 
 `--output_dir` ends as a folder that `MaCDMPipeline.from_pretrained` loads.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,13 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise ValueError(f"--{name} {getattr(args, name)} is not allowed: a probability from 0 to 1.")
     if args.validation_steps < 1 or args.num_validation_samples < 1:
         raise ValueError("--validation_steps and --num_validation_samples must be at least 1.")
+    if not 1 <= args.ddpm_num_inference_steps <= args.ddpm_num_steps:
+        raise ValueError(
+            f"--ddpm_num_inference_steps {args.ddpm_num_inference_steps} is not allowed: from 1 to --ddpm_num_steps "
+            f"{args.ddpm_num_steps}."
+        )
+    if not 0 <= args.guidance_scale < math.inf:
+        raise ValueError(f"--guidance_scale {args.guidance_scale} is not allowed: 0 is off, larger is stronger.")
     if args.weak_unet_step is not None and not (args.use_ema and 0 < args.weak_unet_step <= args.max_train_steps):
         raise ValueError(
             f"--weak_unet_step {args.weak_unet_step} is not allowed: it needs --use_ema and lies between 1 and "

@@ -140,7 +140,7 @@ def add_generate(subparsers) -> None:
     )
     parser.add_argument("--num-inference-steps", metavar="k", type=int, default=25, help="steps from noise to sample")
     parser.add_argument("--scheduler", metavar="NAME", help="scheduler class of diffusers; the model's when not given")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first pair; the others follow it")
+    parser.add_argument("--seed", type=int, default=0, help="everything random follows from it")
     parser.add_argument("--batch-size", type=int, default=16, help="pairs that are sampled together")
     parser.add_argument("--no-refine-masks", action="store_true", help="leave the generated masks as they are")
     parser.add_argument("--device", help="for example cuda or cpu; cuda when not given and there is one")

@@ -24,8 +24,11 @@ def classifier_gradient(
     Returns:
         `[B, C, H, W]` float32.
     """
-    with torch.enable_grad():
-        model_input = model_input.detach().float().requires_grad_(True)
+    # Copies: what was made under `torch.inference_mode` cannot take part in a gradient.
+    with torch.inference_mode(False), torch.enable_grad():
+        class_labels = class_labels.clone()
+        conditions = {name: x.clone() if torch.is_tensor(x) else x for name, x in conditions.items()}
+        model_input = model_input.detach().float().clone().requires_grad_(True)
         log_probabilities = classifier(model_input, **conditions).float().log_softmax(dim=-1)  # [B, K]
         known = (class_labels >= 0) & (class_labels < log_probabilities.shape[-1])
         picked = log_probabilities.gather(1, class_labels.where(known, 0)[:, None])[:, 0] * known  # [B]

@@ -76,7 +76,10 @@ def _masks_from_one(value, name: str, size: int, keep_small: bool) -> torch.Tens
     if isinstance(value, PIL.Image.Image):
         mask = resize_mask(mask_array(value), size, keep_small)
         return torch.from_numpy(mask)[None, None].float()
-    return (_to_tensor(value, name, size) != 0).float()
+    tensor = _to_tensor(value, name, size)
+    if tensor.is_floating_point() and not tensor.min() >= 0:
+        raise ValueError(f"{name} has negative values or NaN; masks are 0 outside and positive inside.")
+    return (tensor != 0).float()
 
 
 def _to_tensor(value, name: str, size: int) -> torch.Tensor:

@@ -5,9 +5,9 @@
     OUT/train/{images,anatomy,lesion}/NAME.png
     OUT/contact_sheet.png, OUT/summary.json       written last
 
-Pair `i` has the seed `seed + i` and a generator of its own, so it depends on no other pair. The pairs of a batch are fixed by
-their numbers, and a batch counts as done when its rows stand in `metadata.jsonl`: a run that is killed and started again
-ends with the same bytes as one that was not.
+Pair `i` has a seed of its own, mixed from `seed` and `i`, so it depends on no other pair and no two sets share one. The
+pairs of a batch are fixed by their numbers, and a batch counts as done when its rows stand in `metadata.jsonl`: a run
+that is killed and started again ends with the same bytes as one that was not.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from .data.check import METADATA
 from .data.loading import OPTIONAL_COLUMNS, PairDataset, load_pairs, mask_array
 from .joint_sample import split as split_joint_sample
 from .macdm import MaCDMPipeline
+from .macdm.pipeline import REFUSED_SCHEDULERS
 from .refinement import refine_masks as refine_masks_of
 
 
@@ -96,7 +97,7 @@ def generate(
         guidance_scale: of *classifier* guidance, 0 is off. This one, `guidance_interval`,
             `classifier_free_guidance_scale` and `num_inference_steps` as in `MaCDMPipeline`.
         scheduler: name of a scheduler class of diffusers; None keeps the model's.
-        seed: of the first pair, 0 or more; pair `i` has `seed + i`.
+        seed: 0 or more; pair `i` has the seed `pair_seed(seed, i)`.
         batch_size: pairs that are sampled together.
         class_labels: the labels to make; all that the model knows when None.
         refine_masks: whether generated masks are refined (`refinement.refine_masks`).
@@ -189,6 +190,11 @@ def generate(
     summary = _finish(out, done)
     num_new = len(rows) - first
     return {**summary, "num_new": num_new, "seconds_per_pair": seconds / num_new if num_new else None}
+
+
+def pair_seed(seed: int, index: int) -> int:
+    """The seed of pair `index` of the set with `seed`, below 2^63; sets with neighbouring seeds have no pair in common."""
+    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def make_pairs(pipe: MaCDMPipeline, rows: Sequence[dict], cases: Sequence[torch.Tensor] | None = None) -> list[Pair]:
@@ -291,7 +297,12 @@ def set_scheduler(pipe: MaCDMPipeline, name: str | None) -> None:
                 f"scheduler={name!r} is no scheduler class of diffusers; for example DDPMScheduler, DDIMScheduler, "
                 "DPMSolverMultistepScheduler, UniPCMultistepScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler."
             )
-        pipe.scheduler = scheduler_class.from_config(pipe.scheduler.config)
+        if name in REFUSED_SCHEDULERS:
+            raise ValueError(f"{name} cannot sample from this model: {REFUSED_SCHEDULERS[name]}.")
+        try:
+            pipe.scheduler = scheduler_class.from_config(pipe.scheduler.config)
+        except Exception as error:  # schedulers of other processes fail on the configuration in many ways
+            raise ValueError(f"scheduler={name!r} cannot take over the noise schedule of this model: {error}") from error
     pipe.check_scheduler()
 
 
@@ -393,7 +404,7 @@ def _plan(settings: dict, cases: PairDataset | None) -> tuple[list[dict], list[i
             row |= {column: values[case_indices[-1]] for column, values in inherited.items()}
         row |= {
             "model": settings["model"],
-            "seed": seed + i,
+            "seed": pair_seed(seed, i),
             "source": case_name if settings["from_data"] is not None else None,
             "masks_from": case_name if settings["masks_from"] is not None else None,
         }
@@ -524,7 +535,7 @@ def _finish(out: Path, rows: list[dict]) -> dict:
 def _write_contact_sheet(out: Path, rows: list[dict]) -> None:
     chosen = sorted(rows[:CONTACT_SHEET_PAIRS], key=lambda row: row["label"] or 0)
     triples = [_read(out, row) for row in chosen]
-    captions = [f"label {row['label']}, seed {row['seed']}" for row in chosen]
+    captions = [f"label {row['label']}, {Path(row['image_file_name']).stem}" for row in chosen]
     title = f"{len(chosen)} of {len(rows)} synthetic pairs"
     sheet = contact_sheet(*zip(*triples, strict=True), captions=captions, columns=6, title=title, side_by_side=True)
     save(sheet, out / CONTACT_SHEET_FILE)

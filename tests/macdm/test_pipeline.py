@@ -360,10 +360,34 @@ def first_step(pipe, **arguments):
 
 
 def unclipped(prediction_type="epsilon"):
-    pipe = tiny_pipeline()
-    pipe.weak_unet = tiny_unet(seed=9)
-    pipe.scheduler = DDIMScheduler(clip_sample=False, timestep_spacing="trailing", prediction_type=prediction_type)
+    scheduler = DDIMScheduler(clip_sample=False, timestep_spacing="trailing", prediction_type=prediction_type)
+    pipe = MaCDMPipeline(tiny_unet(), scheduler, tiny_classifier(), tiny_unet(seed=9))
+    pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def test_another_prediction_type_is_refused():
+    pipe = tiny_pipeline()
+    pipe.scheduler = DDIMScheduler(prediction_type="v_prediction")
+    with pytest.raises(ValueError, match="prediction_type='v_prediction', the denoiser was trained with 'epsilon'"):
+        pipe(class_labels=1)
+
+
+def test_guidance_works_in_inference_mode():
+    arguments = {"class_labels": [0, 1], "num_inference_steps": 2, "guidance_scale": 2.0, "output_type": "pt"}
+    pipe = tiny_pipeline()
+    usual = pipe(**arguments, generator=generators(1, 2))
+    with torch.inference_mode():
+        output = pipe(**arguments, generator=generators(1, 2))
+    torch.testing.assert_close(output.images, usual.images)
+
+
+def test_images_of_different_sizes_are_refused():
+    images = [Image.new("L", size) for size in ((16, 16), (32, 24), (16, 16))]
+    with pytest.raises(ValueError, match="lesion_mask has 32x24 pixels|anatomy_mask has 32x24 pixels"):
+        tiny_pipeline()(
+            class_labels=1, **dict(zip(("image", "anatomy_mask", "lesion_mask"), images, strict=True)), strength=0.5
+        )
 
 
 @pytest.mark.parametrize("kind", ["classifier", "classifier-free", "autoguidance", "all"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -111,6 +112,7 @@ class MaCDMPipeline(DiffusionPipeline):
             scheduler._internal_dict = FrozenDict({**scheduler.config, "_use_default_values": []})
         self.register_modules(unet=unet, scheduler=scheduler, guidance_classifier=guidance_classifier, weak_unet=weak_unet)
         self._trained_alphas_cumprod = getattr(scheduler, "alphas_cumprod", None)
+        self._trained_prediction_type = scheduler.config.get("prediction_type") if scheduler is not None else None
 
     @property
     def interrupt(self) -> bool:
@@ -198,6 +200,7 @@ class MaCDMPipeline(DiffusionPipeline):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
 
         # 1. Check, and bring what is given into one form.
+        _check_same_sizes(image=image, anatomy_mask=anatomy_mask, lesion_mask=lesion_mask)
         guided = guidance_scale != 0 or classifier_free_guidance_scale != 1 or autoguidance_scale != 1
         process = self.check_scheduler(guided)
         size = self.unet.config.sample_size
@@ -365,9 +368,19 @@ class MaCDMPipeline(DiffusionPipeline):
                 f"num_inference_steps={num_inference_steps} is not allowed: a whole number from 1 to "
                 f"{self._num_train_timesteps} (the training timesteps)."
             )
-        if not guidance_scale >= 0:
+        if not 0 <= guidance_scale < math.inf:
             raise ValueError(f"guidance_scale={guidance_scale} is not allowed: 0 is off, larger is stronger.")
-        if len(guidance_interval) != 2 or not 0 <= guidance_interval[0] <= guidance_interval[1] <= 1:
+        for name, scale in (
+            ("classifier_free_guidance_scale", classifier_free_guidance_scale),
+            ("autoguidance_scale", autoguidance_scale),
+        ):
+            if not math.isfinite(scale):
+                raise ValueError(f"{name}={scale} is not allowed: a finite number, 1 is off.")
+        if (
+            not isinstance(guidance_interval, Sequence)
+            or len(guidance_interval) != 2
+            or not 0 <= guidance_interval[0] <= guidance_interval[1] <= 1
+        ):
             raise ValueError(f"guidance_interval={guidance_interval} is not allowed: (lo, hi) with 0 <= lo <= hi <= 1.")
         if guidance_scale != 0 and self.guidance_classifier is None:
             raise ValueError(
@@ -426,6 +439,11 @@ class MaCDMPipeline(DiffusionPipeline):
             raise ValueError(
                 f"{name} with prediction_type={prediction_type!r}, use_flow_sigmas={config.get('use_flow_sigmas')} cannot "
                 f"sample from this model: allowed prediction types are {', '.join(PREDICTION_TYPES)}, without flow sigmas."
+            )
+        if self._trained_prediction_type not in (None, prediction_type):
+            raise ValueError(
+                f"{name} has prediction_type={prediction_type!r}, the denoiser was trained with "
+                f"{self._trained_prediction_type!r}: make it with {name}.from_config(pipe.scheduler.config)."
             )
         trained, current = self._trained_alphas_cumprod, scheduler.alphas_cumprod
         if trained is not None and (
@@ -522,6 +540,9 @@ class MaCDMPipeline(DiffusionPipeline):
         """The common number of samples; whatever there is once is used for all of them."""
         counts = {"class_labels": len(labels)}
         counts |= {CHANNELS[channel]: len(tensor) for channel, tensor in given.items()}
+        generators = generator if isinstance(generator, list) else [generator]
+        if not all(item is None or isinstance(item, torch.Generator) for item in generators):
+            raise ValueError(f"generator={generator} is not allowed: a torch.Generator or a list of them, one for each sample.")
         if isinstance(generator, list):
             counts["generator"] = len(generator)
         if latents is not None:
@@ -565,6 +586,20 @@ class MaCDMPipeline(DiffusionPipeline):
 def _steps_back_evenly(scheduler) -> bool:
     """Whether `step` goes from t to t - T // n instead of to the next timestep of the schedule."""
     return type(scheduler).__name__.startswith(("DDIM", "DDPM"))
+
+
+def _check_same_sizes(**given) -> None:
+    """PIL images are padded and resampled one by one: of different sizes they would not lie on each other."""
+    sizes = {}
+    for name, value in given.items():
+        for item in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(item, PIL.Image.Image):
+                sizes.setdefault(item.size, name)
+    if len(sizes) > 1 and len(set(sizes.values())) > 1:
+        raise ValueError(
+            f"{', '.join(f'{name} has {w}x{h}' for (w, h), name in sizes.items())} pixels; a radiograph and its masks must "
+            "have the same size."
+        )
 
 
 def _weighting(model) -> tuple:
