@@ -107,7 +107,9 @@ def argument_parser(description: str, *, max_train_steps: int, learning_rate: fl
     optimisation.add_argument("--adam_weight_decay", type=float, default=0.01)
     optimisation.add_argument("--adam_epsilon", type=float, default=1e-8)
     optimisation.add_argument("--max_grad_norm", type=float, default=1.0)
-    optimisation.add_argument("--mixed_precision", choices=["no", "fp16", "bf16"], default="no")
+    optimisation.add_argument(
+        "--mixed_precision", choices=["no", "fp16", "bf16"], help="Default: that of `accelerate launch` or its configuration."
+    )
     optimisation.add_argument("--use_ema", action=argparse.BooleanOptionalAction, default=True)
     optimisation.add_argument("--ema_inv_gamma", type=float, default=1.0)
     optimisation.add_argument("--ema_power", type=float, default=0.75)
@@ -356,7 +358,11 @@ def write_record(path: Path, configuration: dict[str, Any], accelerator: Acceler
     """Write the record of a run, on the main process; name the options that a resumed run has otherwise than before."""
     if not accelerator.is_main_process:
         return
-    run = {"num_processes": accelerator.num_processes, "device": accelerator.device.type}
+    run = {
+        "num_processes": accelerator.num_processes,
+        "device": accelerator.device.type,
+        "precision": accelerator.mixed_precision,
+    }
     content = json.loads(json.dumps({**configuration, "run": run}, default=str))
     if resume is not None and path.is_file():
         before, now = (x["arguments"] | x.get("run", {}) for x in (json.loads(path.read_text()), content))
