@@ -134,6 +134,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError("Give the data by either --train_data_dir or --dataset_name.")
     positive = ("resolution", "train_batch_size", "gradient_accumulation_steps", "max_train_steps", "learning_rate")
     positive += ("logging_steps", "checkpointing_steps", "layers_per_block", "patch_size", "max_grad_norm", "ddpm_num_steps")
+    positive += ("attention_head_dim", "norm_num_groups")
     for name in positive:
         if not getattr(args, name) > 0:
             raise ValueError(f"--{name} {getattr(args, name)} is not allowed: it must be greater than 0.")
