@@ -40,7 +40,7 @@ EXTRA_MODULES: dict[str, set[str]] = {}
 TRANSITIVE = {"tqdm"}  # huggingface_hub depends on it and shows its own progress with it
 IMPORT_NAMES = {"pillow": "PIL"}  # where it differs from the distribution's name
 
-# A file or folder of one particular machine; "https://host/home/x", "docs/work/x" and "~/work/" are none.
+# A file or folder of one particular machine; a path in a URL, below the home folder or below another one is none.
 MACHINE_PATH = re.compile(r"(?<![\w.:/~})$-])/(?:work|root|home|tmp|opt|mnt|Users)/\w")
 
 
