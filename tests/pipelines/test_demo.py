@@ -78,3 +78,20 @@ def test_demo_refuses_a_folder_of_the_users(tmp_path):
     result = run_demo(tmp_path)
     assert result.returncode != 0 and "is not empty" in result.stderr and "Traceback" not in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+
+
+def lesion_shares(out):
+    """Share of the pairs with a lesion as sampled, by label, of a demo at its default sizes."""
+    command = [sys.executable, ROOT / "pipelines/demo.py", "--output_dir", out]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    facts = json.loads((out / "report/report.json").read_text())
+    return {row["label"]: row["with_lesion_unrefined"] for row in facts["labels"]}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_lesions_are_where_the_label_says(tmp_path):
+    """At the default sizes, before refinement enforces anything; the demo takes less than ten minutes."""
+    shares = lesion_shares(tmp_path / "demo")
+    assert shares["1"] >= 0.9 and shares["0"] <= 0.05
