@@ -75,7 +75,7 @@ def argument_parser(description: str, *, max_train_steps: int, learning_rate: fl
     model.add_argument("--layers_per_block", type=int, default=2)
     model.add_argument("--attention_levels", type=int, default=1, help="Lowest resolutions that have self-attention.")
     model.add_argument("--attention_head_dim", type=int, default=32)
-    # Not 32, diffusers' default: with 32 or 64 channels that is an instance norm, which takes the brightness away.
+    # Not 32, diffusers' default: with 32 channels that is an instance norm, which takes the brightness away.
     model.add_argument("--norm_num_groups", type=int, default=8)
     model.add_argument("--resnet_time_scale_shift", choices=["default", "scale_shift"], default="scale_shift")
     model.add_argument("--dropout", type=float, default=0.0)
