@@ -1,4 +1,4 @@
-# make test | slow-test | floor-test | lint | demo | clean
+# make test | slow-test | floor-test | lint | demo | single-file | clean
 #
 # Each target makes the virtual environment it needs (about two minutes, once) from the package registry alone.
 #   PYTHON    the interpreter to make it with: Python 3.11 or newer, for which constraints.txt pins every package
@@ -12,7 +12,7 @@ DEMO_OUT ?= runs/demo
 VENV := .venv
 PIP_INSTALL := bin/python -m pip install -qq --no-input --disable-pip-version-check
 
-.PHONY: demo test slow-test floor-test lint clean
+.PHONY: demo test slow-test floor-test lint single-file clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python pipelines/demo.py --output_dir $(DEMO_OUT)
@@ -26,6 +26,10 @@ slow-test: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
+
+# pipelines/macdm anew from the package, after a change of what sampling needs.
+single-file: $(VENV)/.installed
+	$(VENV)/bin/python pipelines/write_single_file.py
 
 # torch comes first and under its own name: asked for by range only, pip would take the newest CUDA build (several GB).
 # The rest is then constrained by everything but torch, so that TORCH may differ from the pin.

@@ -1,0 +1,1116 @@
+"""`MaCDMPipeline`: new pairs, variations of real cases, masks -> image and image -> masks."""
+
+# GENERATED, do not edit: made by diffusers_macdm/single_file.py of diffusers-macdm 0.1.0 from macdm/pipeline.py, with what it
+# uses of data/loading.py, forward_process.py, guidance.py, joint_sample.py, image_processor.py, refinement.py. Change these
+# files, then run `make single-file`.
+#
+# With pipeline.py and COMPONENT/macdm.py beside the weights, a published pipeline loads where diffusers-macdm is not installed.
+# scikit-image is needed for masks alone, to refine generated ones and to resample given ones.
+#
+#     DiffusionPipeline.from_pretrained("org/name", custom_pipeline="org/name", trust_remote_code=True)
+#
+# Apache License 2.0, the diffusers-macdm developers.
+
+from __future__ import annotations
+
+import inspect
+import math
+import operator
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from diffusers import DDPMParallelScheduler, DDPMScheduler, DiffusionPipeline, ModelMixin, PNDMScheduler, UNet2DModel
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.configuration_utils import FrozenDict
+from diffusers.utils import BaseOutput, logging
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+
+
+# The components have files of their own. Their names stand in annotations alone.
+GuidanceClassifier = ModelMixin
+MaCDMUNet2DModel = UNet2DModel
+
+
+# -------------------------------------------------------------------------------------------- data/loading.py (in part)
+# From files to joint samples: decoding, resizing, the data set of pairs, and the order in which training visits it.
+#
+# Ranges: radiograph file (8 or 16 bit) -> [0, 1] -> [-1, 1]; mask file {0, non-zero} -> bool -> {-1, 1}.
+
+
+_FULL_SCALE = {"1": 1, "L": 255, "I;16": 65535, "I;16B": 65535, "I;16L": 65535, "I": 65535}
+
+
+def radiograph_array(image: Image.Image) -> np.ndarray:
+    """Decode an 8- or 16-bit grayscale image to float32 `[H, W]` in [0, 1].
+
+    The full scale of the file format (255 or 65535) maps to 1, not the image's brightest value: exposure is kept.
+
+    Raises:
+        ValueError: for every other mode (colour, palette, float), and for 32-bit values beyond 16 bits.
+    """
+    values = _grayscale_values(image, "radiograph")
+    full_scale = _FULL_SCALE[image.mode]
+    if image.mode == "I" and (values.min() < 0 or values.max() > full_scale):
+        raise ValueError(f"The radiograph has values from {values.min()} to {values.max()}; 0 to 65535 (16 bits) are allowed.")
+    return values.astype(np.float32) / np.float32(full_scale)
+
+
+def mask_array(image: Image.Image) -> np.ndarray:
+    """Decode a mask to bool `[H, W]`: 0 is outside, everything else is inside.
+
+    Raises:
+        ValueError: when the image is not grayscale (a palette index or a colour is not a mask value).
+    """
+    return _grayscale_values(image, "mask") != 0
+
+
+def _grayscale_values(image: Image.Image, what: str) -> np.ndarray:
+    if image.mode not in _FULL_SCALE:
+        raise ValueError(
+            f"The {what} has PIL mode {image.mode!r}; 8- or 16-bit grayscale is allowed (modes 1, L, I;16, I): "
+            "import it into the layout first."
+        )
+    return np.asarray(image)
+
+
+def resize_radiograph(array: np.ndarray, size: int) -> np.ndarray:
+    """Resample `[H, W]` in [0, 1] to `[size, size]` float32 in [0, 1].
+
+    A radiograph that is not square is first padded with 0 to a centred square, so the aspect ratio is kept. The
+    bicubic filter widens with the reduction, so nothing aliases. An array that has the size already comes back
+    unchanged.
+    """
+    square = _pad_to_square(np.asarray(array, dtype=np.float32))
+    if len(square) == size:
+        return square
+    return np.clip(_resample(square, size, Image.Resampling.BICUBIC), 0, 1)
+
+
+def resize_mask(mask: np.ndarray, size: int, keep_small: bool = True) -> np.ndarray:
+    """Resample a bool mask `[H, W]` to `[size, size]`, padded as `resize_radiograph` does.
+
+    An output pixel is inside when at least half of its area is. What is smaller than that must not disappear:
+
+    - `keep_small=True` (lesions): each connected component that would vanish is thresholded at half of the largest
+      area fraction that it reaches itself, so a lesion of a few pixels survives (scikit-image finds the components).
+    - `keep_small=False` (anatomy): specks may vanish, but a mask that was not empty is treated in this way as a whole
+      rather than become empty.
+    """
+    square = _pad_to_square(np.asarray(mask, dtype=bool))
+    if len(square) == size:
+        return square
+    fraction = _area_fraction(square, size)
+    resized = fraction >= 0.5
+    if keep_small and square.any():
+        try:
+            from skimage.measure import label
+        except ImportError as error:
+            raise ImportError(
+                "Resampling a lesion mask needs scikit-image: install diffusers-macdm[train], or give the mask in the size "
+                "that is asked for."
+            ) from error
+        components, count = label(square, return_num=True)
+        for component in range(1, count + 1):
+            own = _area_fraction(components == component, size)
+            if not (resized & (own > 0)).any():
+                resized |= own >= own.max() / 2
+    elif square.any() and not resized.any():
+        resized = fraction >= fraction.max() / 2
+    return resized
+
+
+def _pad_to_square(array: np.ndarray) -> np.ndarray:
+    side = max(array.shape)
+    pads = [((side - length) // 2, side - length - (side - length) // 2) for length in array.shape]
+    return np.pad(array, pads)
+
+
+def _resample(array: np.ndarray, size: int, resampling: Image.Resampling) -> np.ndarray:
+    return np.asarray(Image.fromarray(array.astype(np.float32)).resize((size, size), resampling))  # PIL mode F
+
+
+def _area_fraction(mask: np.ndarray, size: int) -> np.ndarray:
+    return _resample(mask, size, Image.Resampling.BOX)
+
+
+# ----------------------------------------------------------------------------------------- forward_process.py (in part)
+# The forward (noising) process and its algebra, with one timestep for a sample or one for each of its channels.
+#
+# DDPM: Ho et al., arXiv 2006.11239. A timestep tensor is `[B]` (all channels alike) or `[B, C]` (MaC-DM here noises the
+# radiograph and its masks by separate timesteps, as UniDiffuser, arXiv 2303.06555, does with its two modalities).
+
+
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+
+
+def per_channel(values: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+    """Look `values` `[T]` up at `timesteps` `[B]` or `[B, C]` -> `[B, 1, 1, 1]` or `[B, C, 1, 1]` for broadcasting."""
+    picked = values.to(timesteps.device)[timesteps]
+    if picked.ndim == 1:
+        picked = picked[:, None]
+    return picked[:, :, None, None]
+
+
+@dataclass(frozen=True)
+class ForwardProcess:
+    """The constants of `q(I_t | I_0)` and `q(I_{t-1} | I_t, I_0)` for every timestep, kept in float64.
+
+    Attributes:
+        betas: `[T]`, the variance added at each step.
+        alphas_cumprod: `[T]`, `abar_t`, the share of the signal's power left at each step.
+    """
+
+    betas: torch.Tensor
+    alphas_cumprod: torch.Tensor
+
+    @classmethod
+    def from_scheduler(cls, scheduler) -> ForwardProcess:
+        """Take the process from any diffusers scheduler that has `betas` and `alphas_cumprod`.
+
+        `abar` is multiplied up again in float64: the scheduler's float32 has lost three digits of `1 - abar` at small t.
+        """
+        betas = scheduler.betas.double().cpu()
+        abar = torch.cumprod(1 - betas, dim=0)
+        # Where the betas leave no signal (zero terminal SNR), some schedulers keep a trace of it, 2^-24.
+        return cls(betas, torch.where(abar > 0, abar, scheduler.alphas_cumprod.double().cpu()))
+
+    def to(self, device: torch.device | str) -> ForwardProcess:
+        """The same process with its tables on `device`, so that looking them up in training copies nothing."""
+        return ForwardProcess(self.betas.to(device), self.alphas_cumprod.to(device))
+
+    @property
+    def num_timesteps(self) -> int:
+        return len(self.betas)
+
+    @property
+    def alphas_cumprod_previous(self) -> torch.Tensor:
+        """`[T]`, `abar_{t-1}`, 1 at t = 0."""
+        return torch.cat([torch.ones_like(self.alphas_cumprod[:1]), self.alphas_cumprod[:-1]])
+
+    @property
+    def posterior_variance(self) -> torch.Tensor:
+        """`[T]`, `beta~_t` of DDPM eq. 7; 0 at t = 0."""
+        return self.betas * (1 - self.alphas_cumprod_previous) / (1 - self.alphas_cumprod)
+
+    @property
+    def posterior_log_variance(self) -> torch.Tensor:
+        """`[T]`, `log beta~_t`; the value of t = 1 stands at t = 0, where the variance is 0 (Improved DDPM's clipping)."""
+        variance = self.posterior_variance
+        return torch.cat([variance[1:2], variance[1:]]).log()
+
+    @property
+    def snr(self) -> torch.Tensor:
+        """`[T]`, signal-to-noise ratio `abar_t / (1 - abar_t)`."""
+        return self.alphas_cumprod / (1 - self.alphas_cumprod)
+
+    def add_noise(self, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """DDPM eq. 4: `I_t = sqrt(abar_t) I_0 + sqrt(1 - abar_t) eps`; `clean`, `noise` `[B, C, H, W]`."""
+        abar = per_channel(self.alphas_cumprod, timesteps)
+        return abar.sqrt().to(clean.dtype) * clean + (1 - abar).sqrt().to(clean.dtype) * noise
+
+    def posterior_mean(self, clean: torch.Tensor, noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """DDPM eq. 7, the mean of `q(I_{t-1} | I_t, I_0)`; tensors `[B, C, H, W]`."""
+        abar = self.alphas_cumprod
+        abar_previous = self.alphas_cumprod_previous
+        on_clean = per_channel(self.betas * abar_previous.sqrt() / (1 - abar), timesteps).to(clean.dtype)
+        on_noisy = per_channel((1 - self.betas).sqrt() * (1 - abar_previous) / (1 - abar), timesteps).to(clean.dtype)
+        return on_clean * clean + on_noisy * noisy
+
+    def alphas_cumprod_at(self, timestep: float) -> float:
+        """`abar` at a possibly fractional timestep (sigma-type schedulers visit such ones), by linear interpolation of
+        `log(1/abar - 1)`, as these schedulers interpolate log sigma between timesteps."""
+        position = min(max(float(timestep), 0.0), self.num_timesteps - 1.0)
+        below = int(position)
+        if position == below:
+            return float(self.alphas_cumprod[below])
+        above = min(below + 1, self.num_timesteps - 1)
+        log_sigma = torch.lerp(-self.snr[below].log(), -self.snr[above].log(), position - below)
+        return float(torch.sigmoid(-log_sigma))
+
+
+def noise_of(
+    prediction: torch.Tensor, noisy: torch.Tensor, alphas_cumprod: torch.Tensor | float, prediction_type: str
+) -> torch.Tensor:
+    """Any prediction -> the noise prediction `eps` of the same clean sample.
+
+    `epsilon` predicts `eps`; `v_prediction` predicts `sqrt(abar) eps - sqrt(1 - abar) I_0` (arXiv 2202.00512, app. D);
+    `sample` predicts `I_0`. `alphas_cumprod` is a number or broadcasts against `noisy`.
+    """
+    signal, sigma = _signal_and_sigma(alphas_cumprod, noisy)
+    if prediction_type == "epsilon":
+        return prediction
+    if prediction_type == "v_prediction":
+        return signal * prediction + sigma * noisy
+    if prediction_type == "sample":
+        return (noisy - signal * prediction) / sigma
+    raise ValueError(f"prediction_type={prediction_type!r} is not known; allowed are {', '.join(PREDICTION_TYPES)}.")
+
+
+def prediction_of(
+    noise: torch.Tensor, noisy: torch.Tensor, alphas_cumprod: torch.Tensor | float, prediction_type: str
+) -> torch.Tensor:
+    """The inverse of `noise_of`: the prediction of type `prediction_type` that says the same as the noise `noise`."""
+    signal, sigma = _signal_and_sigma(alphas_cumprod, noisy)
+    if prediction_type == "epsilon":
+        return noise
+    if prediction_type == "v_prediction":
+        return (noise - sigma * noisy) / signal
+    if prediction_type == "sample":
+        return (noisy - sigma * noise) / signal
+    raise ValueError(f"prediction_type={prediction_type!r} is not known; allowed are {', '.join(PREDICTION_TYPES)}.")
+
+
+def _signal_and_sigma(alphas_cumprod: torch.Tensor | float, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    abar = torch.as_tensor(alphas_cumprod, dtype=torch.float64, device=like.device)
+    return abar.sqrt().to(like.dtype), (1 - abar).sqrt().to(like.dtype)
+
+
+# ---------------------------------------------------------------------------------------------------------- guidance.py
+# Guidance as pure functions around the noise prediction; no scheduler and no sampler is touched.
+#
+# Every function works on the *noise* prediction of the sample that the network sees (`scheduler.scale_model_input(x, t)`),
+# in float32. Other prediction types are converted before and after (`forward_process.noise_of`, `prediction_of`).
+
+
+def classifier_gradient(
+    classifier: Callable[..., torch.Tensor], model_input: torch.Tensor, class_labels: torch.Tensor, **conditions
+) -> torch.Tensor:
+    """`grad_{I_t} log p_phi(y | I_t, t)` (Dhariwal and Nichol, arXiv 2105.05233, sec. 4.1).
+
+    Args:
+        classifier: called as `classifier(model_input, **conditions)`, returns logits `[B, K]`.
+        model_input: `[B, C, H, W]`, what the denoiser sees.
+        class_labels: `[B]` int64 in [0, K). A label outside (the null label) has the gradient 0.
+
+    Returns:
+        `[B, C, H, W]` float32.
+    """
+    # Copies: what was made under `torch.inference_mode` cannot take part in a gradient.
+    with torch.inference_mode(False), torch.enable_grad():
+        class_labels = class_labels.clone()
+        conditions = {name: x.clone() if torch.is_tensor(x) else x for name, x in conditions.items()}
+        model_input = model_input.detach().float().clone().requires_grad_(True)
+        log_probabilities = classifier(model_input, **conditions).float().log_softmax(dim=-1)  # [B, K]
+        known = (class_labels >= 0) & (class_labels < log_probabilities.shape[-1])
+        picked = log_probabilities.gather(1, class_labels.where(known, 0)[:, None])[:, 0] * known  # [B]
+        return torch.autograd.grad(picked.sum(), model_input)[0]
+
+
+def classifier_guided_noise(
+    noise: torch.Tensor, gradient: torch.Tensor, alphas_cumprod: torch.Tensor | float, guidance_scale: float
+) -> torch.Tensor:
+    """ADM algorithm 2 (arXiv 2105.05233): `eps_hat = eps - sqrt(1 - abar_t) g grad_{I_t} log p_phi(y | I_t, t)`.
+
+    Additive, so `guidance_scale` = 0 is off.
+    """
+    sigma = (1 - torch.as_tensor(alphas_cumprod, dtype=torch.float64, device=noise.device)).sqrt().float()
+    return noise.float() - sigma * guidance_scale * gradient.float()
+
+
+def classifier_free_guided_noise(conditional: torch.Tensor, unconditional: torch.Tensor, scale: float) -> torch.Tensor:
+    """Classifier-free guidance (arXiv 2207.12598) as diffusers scales it: `eps_u + s (eps_c - eps_u)`; s = 1 is off."""
+    return torch.lerp(unconditional.float(), conditional.float(), scale)
+
+
+def autoguided_noise(strong: torch.Tensor, weak: torch.Tensor, scale: float) -> torch.Tensor:
+    """Autoguidance (Karras et al., arXiv 2406.02507, eq. 3): `D_weak + s (D_strong - D_weak)`; s = 1 is off.
+
+    The weak model is an earlier or smaller one of the same kind with the same conditions; linear in the denoised sample,
+    hence in the noise as well.
+    """
+    return torch.lerp(weak.float(), strong.float(), scale)
+
+
+def in_guidance_interval(timestep: float, num_train_timesteps: int, guidance_interval: tuple[float, float]) -> bool:
+    """Whether guidance acts at this noise level (Kynkaanniemi et al., arXiv 2404.07724).
+
+    `guidance_interval` = (lo, hi) are fractions of the noise levels, 0 clean and 1 pure noise: lo <= t / (T - 1) <= hi.
+    """
+    low, high = guidance_interval
+    return low <= float(timestep) / (num_train_timesteps - 1) <= high
+
+
+# -------------------------------------------------------------------------------------------- joint_sample.py (in part)
+# The joint clean sample `I_0 = (x_0, b_0, c_0)` of MaC-DM: channel order, ranges and channel weights.
+#
+# Everything that has to know which channel is which, what range it lives in, or where the weights `w1, w2, w3` act, asks
+# this file (MaC-DM, arXiv 2311.13688, sec. 2: "I_t = concat(w1 x_t, w2 b_t, w3 c_t)").
+#
+# Ranges: radiograph file -> [0, 1] -> [-1, 1] -> file; mask file {0, non-zero} -> {-1, 1} -> {0, 255}.
+
+
+RADIOGRAPH, ANATOMY_MASK, LESION_MASK = 0, 1, 2
+CHANNELS = ("radiograph", "anatomy_mask", "lesion_mask")
+NORMAL_LABEL = 0  # the class without a lesion; every other class label has one
+
+
+def split(joint_sample: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The inverse of `join`: `[..., 3, H, W]` in [-1, 1] -> radiograph, soft anatomy mask, soft lesion mask, each
+    `[..., H, W]`, mapped to [0, 1] and clipped to it. Threshold the masks at 0.5 (see `refinement`)."""
+    unit = (joint_sample.float() / 2 + 0.5).clamp(0, 1)
+    return unit.unbind(dim=-3)
+
+
+def weigh(joint_sample: torch.Tensor, channel_weights: Sequence[float]) -> torch.Tensor:
+    """Multiply each channel of `[B, C, H, W]` by its weight: `concat(w1 x, w2 b, w3 c)`."""
+    weights = torch.tensor(channel_weights, dtype=joint_sample.dtype, device=joint_sample.device)
+    return joint_sample * weights[:, None, None]
+
+
+def signal_weights(config) -> tuple[float, ...] | None:
+    """The weights that scale the *clean* sample before the noise, or None where the weights act on the network's input.
+
+    `mask_weighting="input"` rescales the noisy channels inside the network and leaves the forward process alone.
+    `mask_weighting="signal"` scales the clean channels, which changes their signal-to-noise ratio at every timestep
+    ("analog bits", arXiv 2208.04202); the network then takes its input as it is.
+    """
+    return tuple(config.channel_weights) if config.mask_weighting == "signal" else None
+
+
+def to_signal(joint_sample: torch.Tensor, config) -> torch.Tensor:
+    """Clean joint sample in [-1, 1] -> the clean sample that the forward process of `config` noises."""
+    weights = signal_weights(config)
+    return joint_sample if weights is None else weigh(joint_sample, weights)
+
+
+def from_signal(joint_sample: torch.Tensor, config) -> torch.Tensor:
+    """The inverse of `to_signal`."""
+    weights = signal_weights(config)
+    return joint_sample if weights is None else weigh(joint_sample, [1 / weight for weight in weights])
+
+
+# --------------------------------------------------------------------------------------------------- image_processor.py
+# Between what a user holds (PIL images, arrays, tensors) and the tensors of the pipeline.
+#
+# Ranges: radiograph file -> [0, 1] -> [-1, 1] -> [0, 1] -> file; mask 0 / non-zero -> {0, 1} -> {-1, 1} -> {0, 1} -> 0 / 255.
+
+
+OUTPUT_TYPES = ("pil", "np", "pt")
+
+
+def radiographs_from(value, name: str, size: int) -> torch.Tensor:
+    """One or several radiographs -> `[B, 1, size, size]` float32 in [0, 1].
+
+    Args:
+        value: a PIL image (8- or 16-bit grayscale, any size: resampled as in training), an array `[H, W]`, `[B, H, W]` or
+            `[B, H, W, 1]`, a tensor `[H, W]`, `[B, H, W]` or `[B, 1, H, W]`, or a list of these. Floating point is in
+            [0, 1]; uint8 and uint16 are divided by their maximum.
+        name: the argument's name, for the error message.
+
+    Raises:
+        ValueError: for another type, shape, size or range, naming the value and what is allowed.
+    """
+    return torch.cat([_radiographs_from_one(item, name, size) for item in _as_list(value, name)])
+
+
+def masks_from(value, name: str, size: int, keep_small: bool) -> torch.Tensor:
+    """One or several masks -> `[B, 1, size, size]` float32 in {0, 1}; types, shapes and errors as `radiographs_from`.
+    Any non-zero value is inside. PIL images are resampled as in training: with `keep_small` for lesions, without for the
+    anatomy (`data.loading.resize_mask`)."""
+    return torch.cat([_masks_from_one(item, name, size, keep_small) for item in _as_list(value, name)])
+
+
+def to_output(images: torch.Tensor, output_type: str):
+    """`[B, 1, H, W]` in [0, 1] -> list of 8-bit grayscale PIL images, array `[B, H, W, 1]` or tensor `[B, 1, H, W]`."""
+    if output_type == "pt":
+        return images
+    array = images.cpu().permute(0, 2, 3, 1).numpy()  # [B, H, W, 1]
+    if output_type == "np":
+        return array
+    return [PIL.Image.fromarray(image[..., 0]) for image in np.rint(array * 255).astype(np.uint8)]
+
+
+def _as_list(value, name: str) -> list:
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    if not values:
+        raise ValueError(f"{name} is an empty list; give at least one.")
+    return values
+
+
+def _radiographs_from_one(value, name: str, size: int) -> torch.Tensor:
+    if isinstance(value, PIL.Image.Image):
+        return torch.from_numpy(resize_radiograph(radiograph_array(value), size))[None, None]
+    tensor = _to_tensor(value, name, size)
+    if not tensor.is_floating_point():
+        maximum = {torch.uint8: 255, torch.uint16: 65535, torch.bool: 1}.get(tensor.dtype)
+        if maximum is None:
+            raise ValueError(f"{name} has dtype {tensor.dtype}; allowed are floating point in [0, 1], uint8 and uint16.")
+        return tensor.float() / maximum
+    tensor = tensor.float()
+    if not (tensor.isfinite().all() and tensor.min() >= 0 and tensor.max() <= 1):
+        raise ValueError(
+            f"{name} has values from {tensor.min().item():.4g} to {tensor.max().item():.4g}; "
+            "floating point arrays and tensors must be in [0, 1]."
+        )
+    return tensor
+
+
+def _masks_from_one(value, name: str, size: int, keep_small: bool) -> torch.Tensor:
+    if isinstance(value, PIL.Image.Image):
+        mask = resize_mask(mask_array(value), size, keep_small)
+        return torch.from_numpy(mask)[None, None].float()
+    tensor = _to_tensor(value, name, size)
+    if tensor.is_floating_point() and not tensor.min() >= 0:
+        raise ValueError(f"{name} has negative values or NaN; masks are 0 outside and positive inside.")
+    return (tensor != 0).float()
+
+
+def _to_tensor(value, name: str, size: int) -> torch.Tensor:
+    if isinstance(value, np.ndarray):
+        array = value[..., 0] if value.ndim == 4 and value.shape[-1] == 1 else value
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+    elif torch.is_tensor(value):
+        tensor = value.detach()[:, 0] if value.ndim == 4 and value.shape[1] == 1 else value.detach()
+    else:
+        raise ValueError(f"{name} is a {type(value).__name__}; allowed are PIL images, arrays, tensors and lists of them.")
+    if tensor.ndim == 2:
+        tensor = tensor[None]
+    if tensor.ndim != 3 or tensor.shape[0] < 1 or tuple(tensor.shape[1:]) != (size, size):
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}; this model takes single-channel images of {size}x{size}: arrays "
+            f"[H, W], [B, H, W] or [B, H, W, 1], tensors [H, W], [B, H, W] or [B, 1, H, W] (PIL images are resampled)."
+        )
+    return tensor[:, None]
+
+
+# -------------------------------------------------------------------------------------------------------- refinement.py
+# What is done to generated masks after sampling (MaC-DM, arXiv 2311.13688, segmentation refinement).
+
+
+# Components smaller than this share of the mask's largest one are specks; generated lesions are a few connected pixels,
+# so an absolute size in pixels would not carry over from 64 to 256 px.
+SPECK_SHARE = 0.1
+
+
+def refine_masks(
+    anatomy_mask: np.ndarray, lesion_mask: np.ndarray, class_label: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Make a pair of masks anatomically possible: no specks, no holes, the lesion inside the anatomy, and none in a
+    normal case.
+
+    Args:
+        anatomy_mask, lesion_mask: bool `[H, W]`.
+        class_label: `joint_sample.NORMAL_LABEL` empties the lesion mask; None (not known) leaves it.
+
+    Returns:
+        The refined masks, bool `[H, W]`. Without scikit-image specks and holes stay, which is warned of.
+    """
+    anatomy_mask = refine_mask(anatomy_mask)
+    if class_label == NORMAL_LABEL:
+        return anatomy_mask, np.zeros_like(lesion_mask)
+    return anatomy_mask, refine_mask(lesion_mask & anatomy_mask)
+
+
+def refine_mask(mask: np.ndarray) -> np.ndarray:
+    """Fill the holes of one mask and remove its specks; bool `[H, W]` -> bool `[H, W]`. Once more changes nothing."""
+    try:
+        from skimage.measure import label
+        from skimage.segmentation import clear_border
+    except ImportError:
+        warnings.warn(
+            "scikit-image is not installed, so specks and holes of generated masks are left as they are: "
+            "install diffusers-macdm[train], or pass refine_masks=False to say that this is meant.",
+            stacklevel=2,
+        )
+        return mask
+    if not mask.any():
+        return mask
+    # The inside is 8-connected, so the outside is 4-connected: a closed diagonal line has an inside. Holes go first, since
+    # what a thin outline encloses decides whether it is a speck.
+    holes = clear_border(label(~mask, connectivity=1)) > 0
+    components = label(mask | holes, connectivity=2)
+    areas = np.bincount(components.ravel())
+    areas[0] = 0  # the outside
+    return (areas >= SPECK_SHARE * areas.max())[components]
+
+
+# ---------------------------------------------------------------------------------------------------- macdm/pipeline.py
+
+
+logger = logging.get_logger("diffusers.macdm.pipeline")
+
+# Schedulers with the right tables (`betas`, `alphas_cumprod`) that cannot sample from this model all the same.
+REFUSED_SCHEDULERS = {
+    "LCMScheduler": "it needs a network distilled for consistency",
+    "TCDScheduler": "it needs a network distilled for consistency",
+    "SCMScheduler": "it needs a network distilled for consistency",
+    "DDIMInverseScheduler": "it runs from the image to noise",
+    "DPMSolverMultistepInverseScheduler": "it runs from the image to noise",
+    "DPMSolverSDEScheduler": "it draws its noise outside of `generator`, so no sample could be made again",
+    "RePaintScheduler": "it takes further arguments in every step; give the known channels to the pipeline instead",
+    "UnCLIPScheduler": "it has a process of its own for image embeddings",
+    "CogVideoXDDIMScheduler": "it has a process of its own for video",
+    "CogVideoXDPMScheduler": "it has a process of its own for video",
+    "DDPMWuerstchenScheduler": "it has a process of its own with continuous timesteps",
+}
+
+
+@dataclass
+class MaCDMPipelineOutput(BaseOutput):
+    """
+    Output of [`MaCDMPipeline`]: one entry in each field for every pair.
+
+    Args:
+        images: radiographs; list of 8-bit grayscale PIL images, array `[B, H, W, 1]` or tensor `[B, 1, H, W]` in [0, 1].
+        anatomy_masks, lesion_masks: masks in the same form, 0 or 255 as PIL image, 0 or 1 otherwise.
+        class_labels: the labels that were asked for, `None` for "not known".
+    """
+
+    images: list[PIL.Image.Image] | np.ndarray | torch.Tensor
+    anatomy_masks: list[PIL.Image.Image] | np.ndarray | torch.Tensor
+    lesion_masks: list[PIL.Image.Image] | np.ndarray | torch.Tensor
+    class_labels: list[int | None]
+
+
+class MaCDMPipeline(DiffusionPipeline):
+    r"""
+    Samples radiograph, anatomy mask and lesion mask jointly (MaC-DM, arXiv 2311.13688).
+
+    Components:
+        unet ([`MaCDMUNet2DModel`]): the denoiser.
+        scheduler ([`SchedulerMixin`]):
+            Any scheduler of diffusers that integrates the variance-preserving process the denoiser was trained on: DDPM
+            (which uses the learned variance), DDIM, DPM-Solver++, UniPC, Euler, Heun, DEIS and their relatives. One that
+            cannot work is refused by name with the reason.
+        guidance_classifier ([`GuidanceClassifier`], *optional*): needed for `guidance_scale` > 0.
+        weak_unet ([`MaCDMUNet2DModel`], *optional*):
+            An early snapshot of the denoiser, needed for `autoguidance_scale` other than 1.
+    """
+
+    model_cpu_offload_seq = "guidance_classifier->weak_unet->unet"
+    _optional_components = ["guidance_classifier", "weak_unet"]
+    _callback_tensor_inputs = ["latents", "class_labels"]
+
+    def __init__(
+        self,
+        unet: MaCDMUNet2DModel,
+        scheduler,
+        guidance_classifier: GuidanceClassifier | None = None,
+        weak_unet: MaCDMUNet2DModel | None = None,
+    ):
+        super().__init__()
+        # `OtherScheduler.from_config(pipe.scheduler.config)` drops every value listed in `_use_default_values` in favour
+        # of the *other* class's defaults, betas included. The values the denoiser was trained with are no such defaults.
+        if scheduler is not None and scheduler.config.get("_use_default_values"):
+            scheduler._internal_dict = FrozenDict({**scheduler.config, "_use_default_values": []})
+        self.register_modules(unet=unet, scheduler=scheduler, guidance_classifier=guidance_classifier, weak_unet=weak_unet)
+        self._trained_alphas_cumprod = getattr(scheduler, "alphas_cumprod", None)
+        self._trained_prediction_type = scheduler.config.get("prediction_type") if scheduler is not None else None
+
+    @property
+    def interrupt(self) -> bool:
+        """A callback sets `pipe._interrupt = True` to end the sampling early."""
+        return self._interrupt
+
+    @property
+    def num_timesteps(self) -> int:
+        """Number of network evaluations of the latest call, without those that guidance adds."""
+        return self._num_timesteps
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels: int | Sequence[int] | torch.Tensor | None = None,
+        image: PIL.Image.Image | np.ndarray | torch.Tensor | list | None = None,
+        anatomy_mask: PIL.Image.Image | np.ndarray | torch.Tensor | list | None = None,
+        lesion_mask: PIL.Image.Image | np.ndarray | torch.Tensor | list | None = None,
+        strength: float | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 0.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        classifier_free_guidance_scale: float = 1.0,
+        autoguidance_scale: float = 1.0,
+        eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        refine_masks: bool = True,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[..., dict] | PipelineCallback | MultiPipelineCallbacks | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> MaCDMPipelineOutput | tuple:
+        r"""
+        `guidance_scale` is that of *classifier* guidance, which is additive: **0 is off** (classifier-free guidance, here
+        `classifier_free_guidance_scale` and elsewhere in diffusers `guidance_scale`, is off at 1).
+
+        What is given is kept, what is not given is generated:
+
+        - nothing but labels: new pairs;
+        - `image`, `anatomy_mask`, `lesion_mask` and `strength`: a variation of a real case (the paper's stage two);
+        - `anatomy_mask` and `lesion_mask`: a radiograph that fits them;
+        - `image`: its masks;
+        - one mask of the two: the missing one and the radiograph; the given mask is noised to the current level at every
+          step (arXiv 2011.13456, app. I.2), since the network has one timestep for both masks.
+
+        Args:
+            class_labels (`int`, list or `torch.Tensor` `[B]`, *optional*):
+                In [0, number of classes); the null label or `None` stands for "not known".
+            image (*optional*): Radiograph(s): PIL image (8- or 16-bit grayscale, resampled to the model's size), array
+                `[H, W]`, `[B, H, W]`, `[B, H, W, 1]` or tensor `[H, W]`, `[B, H, W]`, `[B, 1, H, W]` of the model's size in
+                [0, 1] (uint8 and uint16: full range), or a list of these.
+            anatomy_mask, lesion_mask (*optional*): Mask(s) in the same forms, 0 / non-zero.
+            strength (`float`, *optional*): `Z / T` in (0, 1]: the real case is noised to level `Z` and sampling starts
+                there, at the first timestep of the schedule that is not above it.
+            num_inference_steps (`int`, defaults to 50): Steps from pure noise to the sample; `strength` leaves out the
+                first ones.
+            guidance_scale (`float`, defaults to 0.0): `g` of `eps - sqrt(1 - abar_t) g grad log p_phi(y | I_t, t)` (ADM,
+                arXiv 2105.05233, algorithm 2). 0 is off.
+            guidance_interval (`tuple[float, float]`, defaults to `(0.0, 1.0)`): Noise levels, as fractions (0 clean, 1 pure
+                noise), at which guidance of any kind acts (arXiv 2404.07724).
+            classifier_free_guidance_scale (`float`, defaults to 1.0): `s` of `eps_null + s (eps_label - eps_null)`. 1 is off.
+            autoguidance_scale (`float`, defaults to 1.0): `s` of `eps_weak + s (eps - eps_weak)` (arXiv 2406.02507); needs
+                `weak_unet`. 1 is off.
+            eta (`float`, defaults to 0.0): Stochasticity of DDIM; other schedulers have none such.
+            generator (`torch.Generator` or one for each sample, *optional*): With one for each sample, a sample is the same
+                in any batch.
+            latents (`torch.Tensor` `[B, 3, H, W]`, *optional*): Standard normal noise to start from.
+            refine_masks (`bool`, defaults to `True`): Remove specks, fill holes, keep the lesion inside the anatomy and
+                out of normal cases (generated masks only). `False`: thresholded, nothing else.
+            output_type (`str`, defaults to `"pil"`): `"pil"`, `"np"` or `"pt"`.
+            return_dict (`bool`, defaults to `True`): [`MaCDMPipelineOutput`], or else a tuple of its fields.
+            callback_on_step_end (`Callable`, *optional*): Called as `f(pipe, step, timestep, callback_kwargs)` after each
+                step; what it returns replaces the tensors named in `callback_on_step_end_tensor_inputs`.
+            callback_on_step_end_tensor_inputs (`list[str]`): Of `latents` and `class_labels`.
+
+        Returns:
+            [`MaCDMPipelineOutput`] or `tuple`.
+
+        Raises:
+            ValueError: for arguments that do not go together, naming the value and what is allowed, and for a scheduler
+                that cannot sample from this model.
+        """
+        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+
+        # 1. Check, and bring what is given into one form.
+        _check_same_sizes(image=image, anatomy_mask=anatomy_mask, lesion_mask=lesion_mask)
+        guided = guidance_scale != 0 or classifier_free_guidance_scale != 1 or autoguidance_scale != 1
+        process = self.check_scheduler(guided)
+        size = self.unet.config.sample_size
+        given = {}
+        if image is not None:
+            given[RADIOGRAPH] = radiographs_from(image, "image", size)
+        if anatomy_mask is not None:
+            given[ANATOMY_MASK] = masks_from(anatomy_mask, "anatomy_mask", size, keep_small=False)
+        if lesion_mask is not None:
+            given[LESION_MASK] = masks_from(lesion_mask, "lesion_mask", size, keep_small=True)
+        self.check_inputs(
+            given,
+            strength,
+            num_inference_steps,
+            guidance_scale,
+            guidance_interval,
+            classifier_free_guidance_scale,
+            autoguidance_scale,
+            class_labels,
+            output_type,
+            callback_on_step_end_tensor_inputs,
+        )
+        labels = self._check_labels(class_labels)
+        batch_size = self._batch_size(labels, given, generator, latents)
+        labels = labels.expand(batch_size)  # [B]
+
+        device = self._execution_device
+        labels = labels.to(device)
+        given = {c: tensor.expand(batch_size, -1, -1, -1).to(device) for c, tensor in given.items()}
+
+        # 2. The clean joint sample as far as it is known, and its noise.
+        clean = torch.zeros(batch_size, len(CHANNELS), size, size, device=device)  # [B, 3, H, W]
+        for channel, tensor in given.items():
+            clean[:, channel] = tensor[:, 0] * 2 - 1
+        clean = to_signal(clean, self.unet.config)
+        noise = self.prepare_latents(batch_size, size, generator, latents, device)  # [B, 3, H, W]
+
+        # 3. Timesteps, and where to start.
+        self.scheduler.set_timesteps(num_inference_steps, device=device)  # anew: multistep solvers keep state
+        timesteps = self.scheduler.timesteps
+        if _steps_back_evenly(self.scheduler) and self._num_train_timesteps % num_inference_steps:
+            logger.warning(
+                f"{type(self.scheduler).__name__} steps back by {self._num_train_timesteps} // num_inference_steps, whatever "
+                f"its timesteps are: num_inference_steps={num_inference_steps} does not divide {self._num_train_timesteps} "
+                "and is slightly wrong (the more so the larger it is); 25, 50, 100 or 250 are right."
+            )
+        if strength is None:
+            kept = sorted(given)
+            sample = noise * self.scheduler.init_noise_sigma
+        else:
+            kept = []
+            begin = self._begin_index(strength, num_inference_steps)
+            timesteps = timesteps[begin:]
+            if hasattr(self.scheduler, "set_begin_index"):
+                self.scheduler.set_begin_index(begin)
+            sample = self.scheduler.add_noise(clean, noise, timesteps[:1].expand(batch_size))
+        is_kept = torch.zeros(len(CHANNELS), dtype=torch.bool, device=device)
+        is_kept[kept] = True
+        is_kept = is_kept[:, None, None]  # [3, 1, 1]
+        image_kept = RADIOGRAPH in kept
+        masks_kept = ANATOMY_MASK in kept and LESION_MASK in kept
+
+        # 4. Denoise.
+        latents = sample
+        prediction_type = self.scheduler.config.prediction_type
+        step_arguments = self._step_arguments(generator, eta)
+        self._interrupt = False
+        self._num_timesteps = len(timesteps)
+        with self.progress_bar(total=len(timesteps)) as progress_bar:
+            for i, t in enumerate(timesteps):
+                if self.interrupt:
+                    continue
+                abar = process.alphas_cumprod_at(t)
+                model_input = self.scheduler.scale_model_input(latents, t)  # [B, 3, H, W]
+                if kept:
+                    # A channel whose timestep is 0 is fed clean; a lone mask shares its timestep with the generated one.
+                    at_zero = torch.tensor([image_kept, masks_kept, masks_kept], device=device)[:, None, None]
+                    at_level = abar**0.5 * clean + (1 - abar) ** 0.5 * noise
+                    model_input = torch.where(is_kept, torch.where(at_zero, clean, at_level), model_input)
+                conditions = {"timestep": torch.zeros_like(t) if image_kept else t}
+                if image_kept or masks_kept:
+                    conditions["mask_timestep"] = torch.zeros_like(t) if masks_kept else t
+
+                prediction, variance = self._predict(self.unet, model_input, labels, conditions)
+                if guided and in_guidance_interval(t, process.num_timesteps, guidance_interval):
+                    eps = noise_of(prediction, model_input, abar, prediction_type)
+                    # Each kind of guidance is an addition to the prediction, so they can be used together.
+                    shift = torch.zeros_like(eps)
+                    if classifier_free_guidance_scale != 1:
+                        null_labels = torch.full_like(labels, self.unet.null_class_label)
+                        other, _ = self._predict(self.unet, model_input, null_labels, conditions)
+                        other = noise_of(other, model_input, abar, prediction_type)
+                        shift += classifier_free_guided_noise(eps, other, classifier_free_guidance_scale) - eps
+                    if autoguidance_scale != 1:
+                        other, _ = self._predict(self.weak_unet, model_input, labels, conditions)
+                        other = noise_of(other, model_input, abar, prediction_type)
+                        shift += autoguided_noise(eps, other, autoguidance_scale) - eps
+                    if guidance_scale != 0:
+                        gradient = classifier_gradient(self.guidance_classifier, model_input, labels, **conditions)
+                        shift += classifier_guided_noise(eps, gradient, abar, guidance_scale) - eps
+                    prediction = prediction_of(eps + shift, model_input, abar, prediction_type)
+
+                # The learned variance goes on to DDPM alone: other schedulers would take it for further channels.
+                if variance is not None and i == len(timesteps) - 1:
+                    # The last step ends at the clean sample, so no noise is added. DDPM leaves it out at t = 0 alone, where
+                    # `timestep_spacing="trailing"` does not end; the lower bound of the variance is 0 there.
+                    variance = torch.full_like(variance, -1.0)
+                output = prediction if variance is None else torch.cat([prediction, variance], dim=1)
+                latents = self.scheduler.step(output, t, latents, **step_arguments, return_dict=False)[0]
+
+                if callback_on_step_end is not None:
+                    tensors = {"latents": latents, "class_labels": labels}
+                    chosen = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                    changed = callback_on_step_end(self, i, t, chosen) or {}
+                    latents = changed.pop("latents", latents)
+                    labels = changed.pop("class_labels", labels)
+                progress_bar.update()
+
+        # 5. Back to images and masks.
+        joint_sample = from_signal(torch.where(is_kept, clean, latents), self.unet.config)
+        images, anatomy_masks, lesion_masks = (channel[:, None] for channel in split(joint_sample))  # [B, 1, H, W]
+        if image_kept:
+            images = given[RADIOGRAPH].clone()  # to the last bit
+        anatomy_masks, lesion_masks = (anatomy_masks >= 0.5).float(), (lesion_masks >= 0.5).float()
+        label_list = [label if label < self.unet.num_classes else None for label in labels.tolist()]
+        if refine_masks:
+            anatomy_masks, lesion_masks = _refine(anatomy_masks, lesion_masks, label_list, kept)
+
+        self.maybe_free_model_hooks()
+        fields = (*(to_output(x, output_type) for x in (images, anatomy_masks, lesion_masks)), label_list)
+        return MaCDMPipelineOutput(*fields) if return_dict else fields
+
+    def check_inputs(
+        self,
+        given: dict[int, torch.Tensor],
+        strength: float | None,
+        num_inference_steps: int,
+        guidance_scale: float,
+        guidance_interval: tuple[float, float],
+        classifier_free_guidance_scale: float,
+        autoguidance_scale: float,
+        class_labels,
+        output_type: str,
+        callback_on_step_end_tensor_inputs: Sequence[str],
+    ) -> None:
+        """Raise `ValueError` with the offending value and the allowed ones. `given` maps channels to what was given."""
+        names = [CHANNELS[channel] for channel in sorted(given)]
+        if strength is not None:
+            if not 0 < strength <= 1:
+                raise ValueError(f"strength={strength} is not allowed: it is the noise level Z / T, in (0, 1].")
+            if len(given) < len(CHANNELS):
+                raise ValueError(
+                    f"strength={strength} starts from a real case and needs image, anatomy_mask and lesion_mask; "
+                    f"given: {', '.join(names) or 'none'}."
+                )
+        elif len(given) == len(CHANNELS):
+            raise ValueError("image, anatomy_mask and lesion_mask are all given: nothing to generate without strength.")
+        elif not self.unet.config.mask_timestep and (RADIOGRAPH in given or len(given) == 2):
+            raise ValueError(
+                f"This model was trained without a timestep for the masks (mask_timestep=False) and cannot keep what is "
+                f"given: {', '.join(names)}. Generate pairs, or use strength."
+            )
+        if not isinstance(num_inference_steps, Integral) or not 1 <= num_inference_steps <= self._num_train_timesteps:
+            raise ValueError(
+                f"num_inference_steps={num_inference_steps} is not allowed: a whole number from 1 to "
+                f"{self._num_train_timesteps} (the training timesteps)."
+            )
+        if not 0 <= guidance_scale < math.inf:
+            raise ValueError(f"guidance_scale={guidance_scale} is not allowed: 0 is off, larger is stronger.")
+        for name, scale in (
+            ("classifier_free_guidance_scale", classifier_free_guidance_scale),
+            ("autoguidance_scale", autoguidance_scale),
+        ):
+            if not math.isfinite(scale):
+                raise ValueError(f"{name}={scale} is not allowed: a finite number, 1 is off.")
+        if (
+            not isinstance(guidance_interval, Sequence)
+            or len(guidance_interval) != 2
+            or not 0 <= guidance_interval[0] <= guidance_interval[1] <= 1
+        ):
+            raise ValueError(f"guidance_interval={guidance_interval} is not allowed: (lo, hi) with 0 <= lo <= hi <= 1.")
+        if guidance_scale != 0 and self.guidance_classifier is None:
+            raise ValueError(
+                f"guidance_scale={guidance_scale} needs a guidance_classifier, which this pipeline lacks: train one with "
+                "training/train_guidance_classifier.py, or set guidance_scale=0."
+            )
+        # A class that only one of the two knows would be steered towards nothing, or towards the null label.
+        if guidance_scale != 0 and self.guidance_classifier.config.get("num_classes") not in (None, self.unet.num_classes):
+            raise ValueError(
+                f"The guidance_classifier knows {self.guidance_classifier.config.num_classes} classes and the unet "
+                f"{self.unet.num_classes}: they must be the same."
+            )
+        if guidance_scale != 0 and _weighting(self.guidance_classifier) != _weighting(self.unet):
+            raise ValueError(
+                f"The guidance_classifier was trained with {_weighting(self.guidance_classifier)} and the unet with "
+                f"{_weighting(self.unet)} (channel weights, mask weighting): both must be fed alike."
+            )
+        if autoguidance_scale != 1 and self.weak_unet is None:
+            raise ValueError(
+                f"autoguidance_scale={autoguidance_scale} needs a weak_unet (an early snapshot of the denoiser), which "
+                "this pipeline lacks; set autoguidance_scale=1 to switch it off."
+            )
+        if autoguidance_scale != 1 and signal_weights(self.weak_unet.config) != signal_weights(self.unet.config):
+            raise ValueError(
+                f"The weak_unet was trained with {_weighting(self.weak_unet)} and the unet with {_weighting(self.unet)} "
+                "(channel weights, mask weighting): their noisy samples are not the same."
+            )
+        for name, scale, off in (
+            ("guidance_scale", guidance_scale, 0),
+            ("classifier_free_guidance_scale", classifier_free_guidance_scale, 1),
+        ):
+            if scale != off and class_labels is None:
+                raise ValueError(f"{name}={scale} steers towards a label: give class_labels, or set it to {off} (off).")
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type={output_type!r} is not known; allowed are {', '.join(OUTPUT_TYPES)}.")
+        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
+        if unknown:
+            raise ValueError(
+                f"callback_on_step_end_tensor_inputs has {sorted(unknown)}; allowed are {self._callback_tensor_inputs}."
+            )
+
+    def check_scheduler(self, guided: bool = False) -> ForwardProcess:
+        """Return the process that the scheduler integrates, or raise `ValueError` with the scheduler's name and why it
+        cannot sample from this model."""
+        scheduler = self.scheduler
+        name, config = type(scheduler).__name__, scheduler.config
+        if name in REFUSED_SCHEDULERS:
+            raise ValueError(f"{name} cannot sample from this model: {REFUSED_SCHEDULERS[name]}.")
+        if getattr(scheduler, "alphas_cumprod", None) is None or getattr(scheduler, "betas", None) is None:
+            raise ValueError(
+                f"{name} cannot sample from this model: it does not integrate the variance-preserving process "
+                "(betas, alphas_cumprod) that the denoiser was trained on."
+            )
+        prediction_type = config.get("prediction_type", "epsilon")
+        if prediction_type not in PREDICTION_TYPES or config.get("use_flow_sigmas"):
+            raise ValueError(
+                f"{name} with prediction_type={prediction_type!r}, use_flow_sigmas={config.get('use_flow_sigmas')} cannot "
+                f"sample from this model: allowed prediction types are {', '.join(PREDICTION_TYPES)}, without flow sigmas."
+            )
+        if self._trained_prediction_type not in (None, prediction_type):
+            raise ValueError(
+                f"{name} has prediction_type={prediction_type!r}, the denoiser was trained with "
+                f"{self._trained_prediction_type!r}: make it with {name}.from_config(pipe.scheduler.config)."
+            )
+        trained, current = self._trained_alphas_cumprod, scheduler.alphas_cumprod
+        if trained is not None and (
+            trained.shape != current.shape or not torch.allclose(trained.cpu(), current.cpu(), rtol=1e-3, atol=1e-6)
+        ):
+            raise ValueError(
+                f"{name} has another noise schedule than the denoiser was trained with: make it with "
+                f"{name}.from_config(pipe.scheduler.config)."
+            )
+        process = ForwardProcess.from_scheduler(scheduler)
+        if process.alphas_cumprod[-1] == 0 and (guided or prediction_type != "v_prediction"):
+            raise ValueError(
+                f"{name} with rescale_betas_zero_snr=True starts at pure noise, where the noise prediction says nothing "
+                "about the sample: it works unguided with prediction_type='v_prediction' alone."
+            )
+        largest = max(signal_weights(self.unet.config) or [1.0])
+        clips = config.get("clip_sample") and config.get("clip_sample_range", 1.0)
+        if clips and clips < largest:
+            raise ValueError(
+                f"{name} with clip_sample=True, clip_sample_range={clips} would cut off the clean sample, which reaches "
+                f"{largest} (channel_weights with mask_weighting='signal'): use clip_sample_range={largest}."
+            )
+        if self._takes_variance and not self.unet.learned_variance:
+            raise ValueError(
+                f"{name} has variance_type={config.variance_type!r}, but the network has no learned variance "
+                f"(out_channels={self.unet.config.out_channels}): use variance_type='fixed_small'."
+            )
+        if isinstance(scheduler, (DDPMScheduler, DDPMParallelScheduler)) and config.variance_type == "learned":
+            raise ValueError(
+                f"{name} has variance_type='learned', but the network predicts the interpolation between the bounds "
+                "(Improved DDPM eq. 15): use variance_type='learned_range'."
+            )
+        return process
+
+    def prepare_latents(
+        self,
+        batch_size: int,
+        size: int,
+        generator: torch.Generator | list[torch.Generator] | None,
+        latents: torch.Tensor | None,
+        device: torch.device,
+    ) -> torch.Tensor:
+        """Standard normal noise `[B, 3, H, W]`, float32: `latents`, or drawn from `generator`."""
+        shape = (batch_size, len(CHANNELS), size, size)
+        if latents is None:
+            return randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+        if tuple(latents.shape) != shape:
+            raise ValueError(f"latents has shape {tuple(latents.shape)}; this call needs {shape}.")
+        return latents.to(device, torch.float32)
+
+    @property
+    def _num_train_timesteps(self) -> int:
+        return self.scheduler.config.num_train_timesteps
+
+    @property
+    def _takes_variance(self) -> bool:
+        """Whether the scheduler's step uses the learned variance: others ignore it, broadcast it or slice it off."""
+        is_ddpm = isinstance(self.scheduler, (DDPMScheduler, DDPMParallelScheduler))
+        return is_ddpm and self.scheduler.config.variance_type == "learned_range"
+
+    def _predict(self, unet, model_input, labels, conditions) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Prediction `[B, 3, H, W]` and, for a scheduler that uses it, the learned variance `[B, 3, H, W]`; float32."""
+        if unet.config.num_class_embeds is not None:
+            conditions = {**conditions, "class_labels": labels}
+        output = unet(model_input.to(unet.dtype), **conditions).sample.float()  # [B, 3 or 6, H, W]
+        if not unet.learned_variance:
+            return output, None
+        prediction, variance = output.chunk(2, dim=1)
+        return prediction, variance if self._takes_variance else None
+
+    def _check_labels(self, class_labels) -> torch.Tensor:
+        """Labels -> `[B]` int64 with the null label for "not known"; refuses others than the trained ones."""
+        null_label = self.unet.null_class_label
+        if class_labels is None:
+            return torch.tensor([null_label or 0])
+        if isinstance(class_labels, (torch.Tensor, np.ndarray)):
+            class_labels = class_labels.tolist()
+        if not isinstance(class_labels, Sequence):
+            class_labels = [class_labels]
+        if null_label is None:
+            raise ValueError(f"class_labels={class_labels} were given to a model that was trained without classes.")
+        try:  # whatever can stand for a whole number: also numpy's integers and single tensors
+            labels = [null_label if label is None else operator.index(label) for label in class_labels]
+        except TypeError:
+            labels = []
+        if not labels or not all(0 <= label <= null_label for label in labels):
+            raise ValueError(
+                f"class_labels={class_labels} is not allowed: whole numbers from 0 to {null_label - 1}, "
+                f"or {null_label} (None) for not known."
+            )
+        return torch.tensor(labels)
+
+    def _batch_size(self, labels, given, generator, latents) -> int:
+        """The common number of samples; whatever there is once is used for all of them."""
+        counts = {"class_labels": len(labels)}
+        counts |= {CHANNELS[channel]: len(tensor) for channel, tensor in given.items()}
+        generators = generator if isinstance(generator, list) else [generator]
+        if not all(item is None or isinstance(item, torch.Generator) for item in generators):
+            raise ValueError(f"generator={generator} is not allowed: a torch.Generator or a list of them, one for each sample.")
+        if isinstance(generator, list):
+            counts["generator"] = len(generator)
+        if latents is not None:
+            counts["latents"] = len(latents)
+        batch_size = max(counts.values())
+        wrong = {name: count for name, count in counts.items() if count not in (1, batch_size)}
+        if wrong or (isinstance(generator, list) and len(generator) != batch_size):
+            raise ValueError(
+                f"The numbers of samples do not agree: {', '.join(f'{n} {c}' for n, c in counts.items())}. Each must be "
+                f"1 or {batch_size}, a list of generators exactly {batch_size}."
+            )
+        return batch_size
+
+    def _begin_index(self, strength: float, num_inference_steps: int) -> int:
+        """Index of the first timestep of the schedule that is at or below the level `Z = strength * T`.
+
+        Second-order schedulers visit each timestep twice; sampling must begin at the first visit.
+        """
+        if isinstance(self.scheduler, PNDMScheduler):
+            raise ValueError(
+                f"{type(self.scheduler).__name__} cannot start from a real case: its warm-up steps are those of pure noise; "
+                "use another scheduler."
+            )
+        order = self.scheduler.order
+        levels = self.scheduler.timesteps[::order].double()
+        allowed = (levels <= strength * self._num_train_timesteps).nonzero()
+        if not len(allowed):
+            raise ValueError(
+                f"strength={strength} lies below the lowest level of the schedule with "
+                f"num_inference_steps={num_inference_steps}: use more steps, or a strength of at least "
+                f"{levels.min().item() / self._num_train_timesteps:.4f}."
+            )
+        return int(allowed[0]) * order
+
+    def _step_arguments(self, generator, eta: float) -> dict[str, Any]:
+        """`generator` and `eta` for the schedulers whose step takes them."""
+        accepted = inspect.signature(self.scheduler.step).parameters
+        return {name: value for name, value in {"generator": generator, "eta": eta}.items() if name in accepted}
+
+
+def _steps_back_evenly(scheduler) -> bool:
+    """Whether `step` goes from t to t - T // n instead of to the next timestep of the schedule."""
+    return type(scheduler).__name__.startswith(("DDIM", "DDPM"))
+
+
+def _check_same_sizes(**given) -> None:
+    """PIL images are padded and resampled one by one: of different sizes they would not lie on each other."""
+    sizes = {}
+    for name, value in given.items():
+        for item in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(item, PIL.Image.Image):
+                sizes.setdefault(item.size, name)
+    if len(sizes) > 1 and len(set(sizes.values())) > 1:
+        raise ValueError(
+            f"{', '.join(f'{name} has {w}x{h}' for (w, h), name in sizes.items())} pixels; a radiograph and its masks must "
+            "have the same size."
+        )
+
+
+def _weighting(model) -> tuple:
+    return tuple(model.config.channel_weights), model.config.mask_weighting
+
+
+def _refine(anatomy_masks, lesion_masks, labels, kept) -> tuple[torch.Tensor, torch.Tensor]:
+    """Refine the generated masks, `[B, 1, H, W]` in {0, 1}; masks that were given are kept as they are."""
+    pairs = []
+    for anatomy, lesion, label in zip(
+        anatomy_masks.cpu().bool().numpy(), lesion_masks.cpu().bool().numpy(), labels, strict=True
+    ):
+        anatomy, lesion = anatomy[0], lesion[0]
+        if ANATOMY_MASK in kept and LESION_MASK in kept:
+            pass
+        elif LESION_MASK in kept:
+            anatomy = refine_mask(anatomy) | lesion
+        elif ANATOMY_MASK in kept:
+            lesion = np.zeros_like(lesion) if label == NORMAL_LABEL else refine_mask(lesion & anatomy) & anatomy
+        else:
+            anatomy, lesion = refine_masks(anatomy, lesion, label)
+        pairs.append(np.stack([anatomy, lesion]))
+    refined = torch.from_numpy(np.stack(pairs)).to(anatomy_masks)  # [B, 2, H, W]
+    return refined[:, :1], refined[:, 1:]

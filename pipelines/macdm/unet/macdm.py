@@ -1,0 +1,373 @@
+"""`MaCDMUNet2DModel`: the denoiser of MaC-DM, a `UNet2DModel` with extra mask channels."""
+
+# GENERATED, do not edit: made by diffusers_macdm/single_file.py of diffusers-macdm 0.1.0 from macdm/unet.py, with what it uses
+# of joint_sample.py. Change these files, then run `make single-file`.
+#
+# With pipeline.py and COMPONENT/macdm.py beside the weights, a published pipeline loads where diffusers-macdm is not installed.
+# scikit-image is needed for masks alone, to refine generated ones and to resample given ones.
+#
+#     DiffusionPipeline.from_pretrained("org/name", custom_pipeline="org/name", trust_remote_code=True)
+#
+# Apache License 2.0, the diffusers-macdm developers.
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DModel
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.embeddings import TimestepEmbedding
+from diffusers.models.unets.unet_2d import UNet2DOutput
+from diffusers.utils import logging
+
+
+# -------------------------------------------------------------------------------------------- joint_sample.py (in part)
+# The joint clean sample `I_0 = (x_0, b_0, c_0)` of MaC-DM: channel order, ranges and channel weights.
+#
+# Everything that has to know which channel is which, what range it lives in, or where the weights `w1, w2, w3` act, asks
+# this file (MaC-DM, arXiv 2311.13688, sec. 2: "I_t = concat(w1 x_t, w2 b_t, w3 c_t)").
+#
+# Ranges: radiograph file -> [0, 1] -> [-1, 1] -> file; mask file {0, non-zero} -> {-1, 1} -> {0, 255}.
+
+
+MASK_WEIGHTINGS = ("input", "signal")
+
+
+def check_channel_weights(channel_weights: Sequence[float], num_channels: int, mask_weighting: str) -> None:
+    """Raise `ValueError` unless there is one positive weight for each channel and the reading of the formula is known."""
+    if mask_weighting not in MASK_WEIGHTINGS:
+        raise ValueError(f"mask_weighting={mask_weighting!r} is not known; allowed are {', '.join(MASK_WEIGHTINGS)}.")
+    if len(channel_weights) != num_channels or not all(weight > 0 for weight in channel_weights):
+        raise ValueError(
+            f"channel_weights={tuple(channel_weights)} does not fit: one positive number for each of the "
+            f"{num_channels} channels is needed (w1 for the radiograph, then one for each mask)."
+        )
+
+
+def weigh(joint_sample: torch.Tensor, channel_weights: Sequence[float]) -> torch.Tensor:
+    """Multiply each channel of `[B, C, H, W]` by its weight: `concat(w1 x, w2 b, w3 c)`."""
+    weights = torch.tensor(channel_weights, dtype=joint_sample.dtype, device=joint_sample.device)
+    return joint_sample * weights[:, None, None]
+
+
+# -------------------------------------------------------------------------------------------------------- macdm/unet.py
+
+
+logger = logging.get_logger("diffusers.macdm.unet")
+
+
+class MaCDMUNet2DModel(UNet2DModel):
+    r"""
+    A class-conditional `UNet2DModel` that denoises a radiograph and its masks jointly: `concat(w1 x_t, w2 b_t, w3 c_t)`
+    (MaC-DM, arXiv 2311.13688, sec. 2) -> the noise of every channel and, with twice as many output channels, the
+    interpolated log-variance `v` (Improved DDPM, arXiv 2102.09672, eq. 15).
+
+    It inherits from [`UNet2DModel`] and takes all its parameters with the same meaning; those below are new or differ.
+
+    Parameters:
+        sample_size (`int`, defaults to 64): Height and width of a joint sample, in pixels.
+        in_channels (`int`, defaults to 3): Radiograph and masks, in the order of `joint_sample.CHANNELS`.
+        out_channels (`int`, defaults to 6):
+            `in_channels` for the noise alone, `2 * in_channels` for the noise and the learned variance.
+        num_class_embeds (`int`, defaults to 3):
+            Number of class labels *plus one*: the last is the null label (`null_class_label`), which stands for "not
+            known" (unlabeled images, classifier-free guidance). `None`: no class condition.
+        channel_weights (`tuple[float, ...]`, defaults to `(1.0, 1.0, 1.0)`): `w1, w2, w3`, one for each input channel.
+        mask_weighting (`str`, defaults to `"input"`):
+            Where the weights act. `"input"`: on the noisy channels, inside this network. `"signal"`: on the clean
+            channels before the noise (`joint_sample.to_signal`), outside of it; the network takes its input as it is.
+        mask_timestep (`bool`, defaults to `True`):
+            Whether the masks can have a timestep of their own (UniDiffuser, arXiv 2303.06555), which mask -> image and
+            image -> mask need.
+        patch_size (`int`, defaults to 1):
+            Each `patch_size x patch_size` patch becomes channels before the first convolution (pixel-unshuffle) and is
+            put back after the last one (pixel-shuffle): `patch_size ** 2` times less work at the same resolution.
+        bound_variance (`bool`, defaults to `True`):
+            Keep the learned variance between its bounds: the network's `v` is the hyperbolic tangent of its last
+            convolution. Unbounded, as in Improved DDPM, `v` leaves [-1, 1] early in training, where the error of the mean
+            calls for more variance than the bounds allow; at high noise levels nothing brings it back, and ancestral
+            sampling in few steps, where the bounds lie far apart, drowns in noise. `False` for converted weights.
+        augmentation_dim (`int`, defaults to 0):
+            Number of augmentation parameters that the network is told in training and that are zero at sampling, so
+            that augmentations do not leak into samples (EDM, arXiv 2206.00364, app. F.2). 0: none.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int = 64,
+        in_channels: int = 3,
+        out_channels: int = 6,
+        center_input_sample: bool = False,
+        time_embedding_type: str = "positional",
+        time_embedding_dim: int | None = None,
+        freq_shift: int = 0,
+        flip_sin_to_cos: bool = True,
+        down_block_types: tuple[str, ...] = ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+        mid_block_type: str | None = "UNetMidBlock2D",
+        up_block_types: tuple[str, ...] = ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        block_out_channels: tuple[int, ...] = (224, 448, 672, 896),
+        layers_per_block: int = 2,
+        mid_block_scale_factor: float = 1,
+        downsample_padding: int = 1,
+        downsample_type: str = "conv",
+        upsample_type: str = "conv",
+        dropout: float = 0.0,
+        act_fn: str = "silu",
+        attention_head_dim: int | None = 8,
+        norm_num_groups: int = 32,
+        attn_norm_num_groups: int | None = None,
+        norm_eps: float = 1e-5,
+        resnet_time_scale_shift: str = "default",
+        add_attention: bool = True,
+        class_embed_type: str | None = None,
+        num_class_embeds: int | None = 3,
+        num_train_timesteps: int | None = None,
+        channel_weights: tuple[float, ...] = (1.0, 1.0, 1.0),
+        mask_weighting: str = "input",
+        mask_timestep: bool = True,
+        patch_size: int = 1,
+        bound_variance: bool = True,
+        augmentation_dim: int = 0,
+    ):
+        if not isinstance(sample_size, int):
+            raise ValueError(f"sample_size={sample_size!r} is not supported: one whole number, joint samples are square.")
+        check_channel_weights(channel_weights, in_channels, mask_weighting)
+        if out_channels not in (in_channels, 2 * in_channels):
+            raise ValueError(
+                f"out_channels={out_channels} does not fit in_channels={in_channels}: allowed are {in_channels} (noise) "
+                f"and {2 * in_channels} (noise and learned variance)."
+            )
+        if class_embed_type is not None:
+            raise ValueError(f"class_embed_type={class_embed_type!r} is not supported: class labels need None.")
+        if num_class_embeds is not None and num_class_embeds < 2:
+            raise ValueError(
+                f"num_class_embeds={num_class_embeds} is too small: it counts the class labels and the null label."
+            )
+        if time_embedding_type == "fourier":
+            raise ValueError(
+                "time_embedding_type='fourier' divides the output by the timestep, which is 0 for a given channel; "
+                "allowed are 'positional' and 'learned'."
+            )
+        if patch_size < 1:
+            raise ValueError(f"patch_size={patch_size} must be at least 1.")
+
+        super().__init__(
+            sample_size=sample_size,
+            in_channels=in_channels * patch_size**2,
+            out_channels=out_channels * patch_size**2,
+            center_input_sample=center_input_sample,
+            time_embedding_type=time_embedding_type,
+            time_embedding_dim=time_embedding_dim,
+            freq_shift=freq_shift,
+            flip_sin_to_cos=flip_sin_to_cos,
+            down_block_types=down_block_types,
+            mid_block_type=mid_block_type,
+            up_block_types=up_block_types,
+            block_out_channels=block_out_channels,
+            layers_per_block=layers_per_block,
+            mid_block_scale_factor=mid_block_scale_factor,
+            downsample_padding=downsample_padding,
+            downsample_type=downsample_type,
+            upsample_type=upsample_type,
+            dropout=dropout,
+            act_fn=act_fn,
+            attention_head_dim=attention_head_dim,
+            norm_num_groups=norm_num_groups,
+            attn_norm_num_groups=attn_norm_num_groups,
+            norm_eps=norm_eps,
+            resnet_time_scale_shift=resnet_time_scale_shift,
+            add_attention=add_attention,
+            # The parent adds `class_embedding(class_labels)` to the time embedding. As an identity it lets `forward`
+            # add the sum of all conditions there without repeating the parent's forward.
+            class_embed_type="identity",
+            num_class_embeds=None,
+            num_train_timesteps=num_train_timesteps,
+        )
+        # The parent's own decorator has registered the values above; the config holds what the caller gave.
+        self.register_to_config(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            class_embed_type=class_embed_type,
+            num_class_embeds=num_class_embeds,
+        )
+
+        # As ADM does: an untrained network predicts nothing rather than anything, and `v` = 0.
+        torch.nn.init.zeros_(self.conv_out.weight)
+        torch.nn.init.zeros_(self.conv_out.bias)
+
+        embedding_dim = time_embedding_dim or block_out_channels[0] * 4
+        if num_class_embeds is not None:
+            self.label_embedding = torch.nn.Embedding(num_class_embeds, embedding_dim)
+        if mask_timestep:
+            # Zero at the start: an untrained mask timestep changes nothing, so plain checkpoints keep their function.
+            self.mask_time_embedding = TimestepEmbedding(block_out_channels[0], embedding_dim)
+            torch.nn.init.zeros_(self.mask_time_embedding.linear_2.weight)
+            torch.nn.init.zeros_(self.mask_time_embedding.linear_2.bias)
+        if augmentation_dim:
+            # No bias: parameters that are all zero say "as it was", also before any training.
+            self.augmentation_embedding = torch.nn.Linear(augmentation_dim, embedding_dim, bias=False)
+
+    @property
+    def learned_variance(self) -> bool:
+        """Whether the output holds the interpolated log-variance behind the noise."""
+        return self.config.out_channels == 2 * self.config.in_channels
+
+    @property
+    def num_classes(self) -> int:
+        """Number of class labels without the null label; 0 without a class condition."""
+        return (self.config.num_class_embeds or 1) - 1
+
+    @property
+    def null_class_label(self) -> int | None:
+        """The label that stands for "not known"; None without a class condition."""
+        return self.num_classes or None
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor | float | int,
+        class_labels: torch.Tensor | None = None,
+        mask_timestep: torch.Tensor | float | int | None = None,
+        augmentation_labels: torch.Tensor | None = None,
+        return_dict: bool = True,
+    ) -> UNet2DOutput | tuple:
+        r"""
+        Args:
+            sample (`torch.Tensor` `[B, in_channels, H, W]`): Noisy joint sample, scaled as `scale_model_input` does.
+            timestep (`torch.Tensor` `[B]`, `float` or `int`): Timestep of the radiograph, in [0, T).
+            class_labels (`torch.Tensor` `[B]` int64, *optional*): In [0, num_class_embeds); `None` is the null label.
+            mask_timestep (`torch.Tensor` `[B]`, `float` or `int`, *optional*):
+                Timestep of the masks, 0 where they are given clean; `None` is the radiograph's.
+            augmentation_labels (`torch.Tensor` `[B, augmentation_dim]`, *optional*): `None` is zero: no augmentation.
+
+        Returns:
+            [`UNet2DOutput`] or `tuple`: `[B, out_channels, H, W]`.
+
+        Raises:
+            ValueError: for a condition that this network was built without, and for sides that cannot be halved.
+        """
+        config = self.config
+        batch_size, _, height, width = sample.shape
+        multiple = config.patch_size * 2 ** (len(config.block_out_channels) - 1)
+        if height % multiple or width % multiple:
+            raise ValueError(f"A sample of {height}x{width} does not fit: both sides must be multiples of {multiple}.")
+        if class_labels is not None and config.num_class_embeds is None:
+            raise ValueError("class_labels were given to a network without class condition (num_class_embeds=None).")
+        if mask_timestep is not None and not config.mask_timestep:
+            raise ValueError("mask_timestep was given to a network without one (mask_timestep=False in its config).")
+        if augmentation_labels is not None and not config.augmentation_dim:
+            raise ValueError("augmentation_labels were given to a network without them (augmentation_dim=0).")
+
+        # The parent would cut a Python float to a whole number.
+        timestep = torch.as_tensor(timestep, device=sample.device).expand(batch_size)  # [B]
+        conditions = torch.zeros(batch_size, self.time_embedding.linear_2.out_features, device=sample.device)
+        conditions = conditions.to(self.dtype)  # [B, E]
+        if config.num_class_embeds is not None:
+            if class_labels is None:
+                class_labels = torch.full((batch_size,), self.null_class_label, device=sample.device)
+            conditions = conditions + self.label_embedding(class_labels).to(self.dtype)
+        if config.mask_timestep:
+            mask_timesteps = timestep if mask_timestep is None else mask_timestep
+            mask_timesteps = torch.as_tensor(mask_timesteps, device=sample.device).expand(batch_size)
+            conditions = conditions + self.mask_time_embedding(self.time_proj(mask_timesteps).to(self.dtype))
+        if augmentation_labels is not None:
+            conditions = conditions + self.augmentation_embedding(augmentation_labels.to(self.dtype))
+
+        if config.mask_weighting == "input":
+            sample = weigh(sample, config.channel_weights)
+        sample = F.pixel_unshuffle(sample, config.patch_size)  # [B, C p^2, H / p, W / p]
+        output = super().forward(sample, timestep, class_labels=conditions, return_dict=False)[0]
+        output = F.pixel_shuffle(output, config.patch_size)  # [B, out_channels, H, W]
+        if self.learned_variance and config.bound_variance:
+            prediction, v = output.chunk(2, dim=1)
+            output = torch.cat([prediction, v.tanh()], dim=1)
+
+        return UNet2DOutput(sample=output) if return_dict else (output,)
+
+    @classmethod
+    def from_unet2d(cls, unet: UNet2DModel, **config) -> MaCDMUNet2DModel:
+        r"""
+        Start from a plain `UNet2DModel` (any checkpoint of the Hub): its configuration and weights are taken over, the
+        mask channels are added at zero, so the new network predicts for the radiograph what the old one does.
+
+        A plain model for RGB becomes one for grayscale: the input weights of the three channels are summed (a gray
+        image fed to all three gives the same), the outputs averaged. With `patch_size` > 1 the first and the last
+        convolution have another shape and start anew. What was taken over and what was not is logged.
+
+        Args:
+            unet (`UNet2DModel`): the model to start from.
+            config: overrides of `MaCDMUNet2DModel`'s parameters, for example `sample_size` or `patch_size`.
+
+        Raises:
+            ValueError: if the architecture is overridden so that no weight fits.
+        """
+        # The configuration may hold more than the parameters of a network, those of its EMA for example.
+        inherited = {key: value for key, value in unet.config.items() if key in inspect.signature(UNet2DModel).parameters}
+        for key in ("in_channels", "out_channels", "num_class_embeds", "class_embed_type"):
+            inherited.pop(key, None)
+        if unet.config.out_channels == 2 * unet.config.in_channels and config.get("patch_size", 1) == 1:
+            inherited["bound_variance"] = False  # its variance was trained without the bound
+        if isinstance(unet.config.sample_size, Sequence) and len(set(unet.config.sample_size)) == 1:
+            inherited["sample_size"] = unet.config.sample_size[0]
+        model = cls(**{**inherited, **config})
+
+        source = {name.replace("class_embedding.", "label_embedding."): w for name, w in unet.state_dict().items()}
+        target = model.state_dict()
+        plain_in, plain_out = unet.config.in_channels, unet.config.out_channels
+        if model.config.patch_size == 1:
+            source.update(_extend_first_and_last(source, target, model, plain_in, plain_out))
+        taken = {name: weight for name, weight in source.items() if name in target and weight.shape == target[name].shape}
+        if not taken:
+            raise ValueError("No weight of the plain UNet2DModel fits: keep its block_out_channels and block types.")
+        label_embedding = _extend_label_embedding(source, target)
+        if unet.class_embedding is not None:
+            taken.update(label_embedding)
+        model.load_state_dict({**taken, **label_embedding}, strict=False)
+
+        fresh = sorted(set(target) - set(taken))
+        how = (
+            f"mask channels {plain_in} -> {model.config.in_channels} initialised to zero in conv_in and conv_out"
+            if "conv_in.weight" in taken
+            else f"conv_in starts at random and conv_out at zero (patch_size={model.config.patch_size})"
+        )
+        logger.warning(
+            f"Started from a plain UNet2DModel: {len(taken)} of {len(target)} tensors taken over, {how}; "
+            f"new tensors: {', '.join(fresh) if fresh else 'none'}."
+        )
+        return model
+
+
+def _extend_first_and_last(source, target, model, plain_in: int, plain_out: int) -> dict[str, torch.Tensor]:
+    """Grayscale radiograph channel from the plain model's image channels, mask channels zero."""
+    channels = model.config.in_channels
+    weight = torch.zeros_like(target["conv_in.weight"])
+    if weight.shape[0] != source["conv_in.weight"].shape[0]:
+        return {}
+    scale = model.config.channel_weights[0] if model.config.mask_weighting == "input" else 1.0
+    weight[:, 0] = source["conv_in.weight"].sum(dim=1) / scale
+    extended = {"conv_in.weight": weight}
+    for name in ("conv_out.weight", "conv_out.bias"):
+        rows = torch.zeros_like(target[name])
+        rows[0] = source[name][:plain_in].mean(dim=0)
+        if model.learned_variance and plain_out == 2 * plain_in:
+            rows[channels] = source[name][plain_in:].mean(dim=0)
+        extended[name] = rows
+    return extended
+
+
+def _extend_label_embedding(source, target) -> dict[str, torch.Tensor]:
+    """Known class labels keep their embedding; further ones, the null label among them, start at zero, as all do where
+    the plain model has no class condition: its function is kept."""
+    name = "label_embedding.weight"
+    if name not in target:
+        return {}
+    weight = torch.zeros_like(target[name])
+    known: Sequence | torch.Tensor = source.get(name, weight[:0])
+    if len(known) and known.shape[1] == weight.shape[1]:
+        rows = min(len(known), len(weight) - 1)
+        weight[:rows] = known[:rows]
+    return {name: weight}
