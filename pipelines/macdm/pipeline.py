@@ -4,8 +4,8 @@
 # uses of data/loading.py, forward_process.py, guidance.py, joint_sample.py, image_processor.py, refinement.py. Change these
 # files, then run `make single-file`.
 #
-# With pipeline.py and COMPONENT/macdm.py beside the weights, a published pipeline loads where diffusers-macdm is not installed.
-# scikit-image is needed for masks alone, to refine generated ones and to resample given ones.
+# With pipeline.py and COMPONENT/macdm.py beside the weights, a published pipeline loads where diffusers-macdm is not installed,
+# with scikit-image where masks are refined or resampled:
 #
 #     DiffusionPipeline.from_pretrained("org/name", custom_pipeline="org/name", trust_remote_code=True)
 #

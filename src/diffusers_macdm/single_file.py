@@ -259,7 +259,7 @@ def _header(root: str, order: list[str]) -> str:
         f"GENERATED, do not edit: made by diffusers_macdm/single_file.py of diffusers-macdm {version} from {made_from}. "
         "Change these files, then run `make single-file`.",
         "With pipeline.py and COMPONENT/macdm.py beside the weights, a published pipeline loads where diffusers-macdm is not "
-        "installed. scikit-image is needed for masks alone, to refine generated ones and to resample given ones.",
+        "installed" + (", with scikit-image where masks are refined or resampled:" if root == PIPELINE_MODULE else ":"),
         '    DiffusionPipeline.from_pretrained("org/name", custom_pipeline="org/name", trust_remote_code=True)',
         "Apache License 2.0, the diffusers-macdm developers.",
     )

@@ -3,8 +3,7 @@
 # GENERATED, do not edit: made by diffusers_macdm/single_file.py of diffusers-macdm 0.1.0 from macdm/guidance_classifier.py,
 # with what it uses of joint_sample.py. Change these files, then run `make single-file`.
 #
-# With pipeline.py and COMPONENT/macdm.py beside the weights, a published pipeline loads where diffusers-macdm is not installed.
-# scikit-image is needed for masks alone, to refine generated ones and to resample given ones.
+# With pipeline.py and COMPONENT/macdm.py beside the weights, a published pipeline loads where diffusers-macdm is not installed:
 #
 #     DiffusionPipeline.from_pretrained("org/name", custom_pipeline="org/name", trust_remote_code=True)
 #
