@@ -28,6 +28,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # package stands for everything in it. "" is the package's own __init__, the public names.
 LAYERS = (
     ("", "cli", "__main__"),
+    ("hub",),
     ("synthesis", "contact_sheet", "single_file"),
     ("macdm",),
     ("image_processor", "guidance", "losses", "refinement", "data"),

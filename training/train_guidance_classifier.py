@@ -95,6 +95,11 @@ def add_to_pipeline(output_dir: Path) -> None:
 def resolve(args: argparse.Namespace) -> dict[str, Any]:
     """Everything that the run depends on, as plain data: the arguments, the data, the network."""
     training_utils.check_arguments(args)
+    if args.push_to_hub and not (Path(args.output_dir) / "model_index.json").is_file():
+        raise ValueError(
+            f"--push_to_hub publishes a whole pipeline, and there is none in {args.output_dir} yet: give it to "
+            "train_macdm.py, which puts this classifier into its pipeline."
+        )
     draw_timesteps(1, args.ddpm_num_steps, args.task_probabilities)
     dataset = training_utils.load_training_data(args)
     training_utils.set_seed(args.seed)
@@ -121,6 +126,7 @@ def main() -> None:
     checkpoints = output_dir / "guidance_classifier_checkpoints"
     accelerator = training_utils.start(args)
     resume = training_utils.prepare_output(args, output_dir / "guidance_classifier", checkpoints)
+    repository = training_utils.prepare_push(args, accelerator)
     accelerator.wait_for_everyone()
     training_utils.write_record(output_dir / "guidance_classifier_training_config.json", configuration, accelerator, resume)
     counts = configuration["data"]["cases_per_label"]
@@ -148,6 +154,8 @@ def main() -> None:
         replace_folder(temporary, output_dir / "guidance_classifier")
         add_to_pipeline(output_dir)
         logger.info(f"Saved the classifier to {output_dir / 'guidance_classifier'}.")
+        if repository is not None:
+            training_utils.push(args, repository)
     accelerator.end_training()
 
 

@@ -353,6 +353,7 @@ def main() -> None:
     if resume is not None and weak_step is not None and weak_step <= training_utils.checkpoint_step(resume):
         if not (output_dir / "weak_unet").is_dir():
             raise ValueError(f"--weak_unet_step {weak_step} is not allowed: {resume} is beyond it, and no weak_unet was kept.")
+    repository = training_utils.prepare_push(args, accelerator)
     accelerator.wait_for_everyone()
     training_utils.write_record(output_dir / "training_config.json", configuration, accelerator, resume)
     counts = configuration["data"]["cases_per_label"]
@@ -399,6 +400,8 @@ def main() -> None:
         pipeline = build_pipeline(args, unet, ema, classifier, weak_unet)
         save_pipeline(output_dir, pipeline)
         logger.info(f"Saved the pipeline to {output_dir}.")
+        if repository is not None:
+            training_utils.push(args, repository)
     accelerator.end_training()
 
 

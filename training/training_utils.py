@@ -31,6 +31,7 @@ from diffusers.training_utils import EMAModel
 from tqdm.auto import tqdm
 
 import diffusers_macdm
+from diffusers_macdm import hub
 from diffusers_macdm.data.augmentation import AUGMENTATION_DIM, PairAugmentation
 from diffusers_macdm.data.loading import BALANCES, PairDataset, StepBatchSampler, load_pairs
 from diffusers_macdm.joint_sample import CHANNELS, MASK_WEIGHTINGS
@@ -125,6 +126,14 @@ def argument_parser(description: str, *, max_train_steps: int, learning_rate: fl
     run.add_argument("--checkpoints_total_limit", type=int, help="Delete the oldest checkpoints beyond this number.")
     run.add_argument("--resume_from_checkpoint", help="A checkpoint's path, or 'latest'.")
     run.add_argument("--dry_run", action="store_true", help="Print the resolved configuration as JSON and end.")
+
+    publishing = parser.add_argument_group("Hub")
+    publishing.add_argument("--push_to_hub", action="store_true", help="Publish the trained pipeline, as `macdm push` does.")
+    publishing.add_argument("--hub_model_id", help="Its repository (default: the name of --output_dir, in your namespace).")
+    publishing.add_argument("--hub_token", help="Default: that of `hf auth login` or HF_TOKEN. It is recorded nowhere.")
+    publishing.add_argument(
+        "--hub_private_repo", action=argparse.BooleanOptionalAction, default=True, help="A public repository is refused."
+    )
     return parser
 
 
@@ -147,6 +156,8 @@ def check_arguments(args: argparse.Namespace) -> None:
     for count in args.samples_per_class or []:
         if count < 0:
             raise ValueError(f"--samples_per_class {count} is not allowed: it must be 0 or more.")
+    if args.hub_model_id is not None and not args.push_to_hub:
+        raise ValueError(f"--hub_model_id {args.hub_model_id} has no effect without --push_to_hub.")
     if args.checkpoints_total_limit is not None and args.checkpoints_total_limit < 1:
         raise ValueError(f"--checkpoints_total_limit {args.checkpoints_total_limit} is not allowed: at least 1.")
     multiple = args.patch_size * 2 ** (len(args.block_out_channels) - 1)
@@ -346,7 +357,8 @@ def record(args: argparse.Namespace, **facts) -> dict[str, Any]:
     """The resolved configuration of a run as plain data."""
     packages = (diffusers_macdm, torch, diffusers, accelerate)
     versions = {package.__name__: package.__version__ for package in packages}
-    return {"arguments": {k: v for k, v in vars(args).items() if k != "dry_run"}, **facts, "versions": versions}
+    arguments = {k: v for k, v in vars(args).items() if k not in ("dry_run", "hub_token")}
+    return {"arguments": arguments, **facts, "versions": versions}
 
 
 def print_record(configuration: dict[str, Any]) -> None:
@@ -372,6 +384,27 @@ def write_record(path: Path, configuration: dict[str, Any], accelerator: Acceler
         if changes:
             logger.warning(f"Resumed with other options than before: {', '.join(changes)}.")
     write_json(path, content)
+
+
+def prepare_push(args: argparse.Namespace, accelerator: Accelerator) -> str | None:
+    """Name of the repository to push to, on the main process: created now, so that hours of training do not end at a wrong
+    token."""
+    if not args.push_to_hub or not accelerator.is_main_process:
+        return None
+    name = args.hub_model_id or Path(args.output_dir).resolve().name
+    return hub.create_repository(name, private=args.hub_private_repo, token=args.hub_token)
+
+
+def push(args: argparse.Namespace, repo_id: str) -> None:
+    """Publish what stands in `--output_dir`; the training is complete there whatever comes of it."""
+    try:
+        done = hub.push_model(args.output_dir, repo_id, private=args.hub_private_repo, token=args.hub_token)
+    except (ValueError, OSError) as error:
+        again = f"macdm push {args.output_dir} {repo_id}" + ("" if args.hub_private_repo else " --public")
+        raise OSError(
+            f"the training is complete in {args.output_dir}, pushing it failed: {error} Push it with `{again}`."
+        ) from error
+    logger.info(f"Pushed {args.output_dir} to {done.url}.")
 
 
 def seed_step(seed: int, micro_step: int, process_index: int) -> None:

@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Synthetic radiographs with an anatomy mask, a lesion mask and a class label (MaC-DM).",
     )
     subparsers = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
-    for add_command in (add_check, add_phantom, add_generate):
+    for add_command in (add_check, add_phantom, add_generate, add_push, add_push_dataset):
         add_command(subparsers)
     return parser
 
@@ -182,6 +182,114 @@ def _generate(args: argparse.Namespace) -> int:
     else:
         print(f"{args.out} is complete: nothing to do")
     return 0
+
+
+def add_push(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "push",
+        help="publish a trained pipeline on the Hub",
+        description="Publish a trained pipeline on the Hub, by one commit: weights as safetensors in float32 and fp16, "
+        "configurations, a model card, and the code that loads them without this package. Checkpoints, logs, names of cases "
+        "and local paths are not published. A new repository is private.",
+    )
+    parser.add_argument("model", metavar="MODEL", type=Path, help="folder of a trained MaCDMPipeline")
+    _add_hub_arguments(parser)
+    parser.add_argument(
+        "--variants", nargs="*", default=["fp16"], metavar="V", help="weights beside float32: fp16 (default), bf16, or nothing"
+    )
+    parser.add_argument("--audit", metavar="DIR", type=Path, help="folder of `macdm audit`, for the card and audit/audit.json")
+    parser.add_argument("--evaluation", metavar="DIR", type=Path, help="folder of `macdm evaluate`, for the card")
+    parser.add_argument("--synthetic", metavar="DIR", type=Path, help="set that this model has generated, for the card")
+    parser.add_argument("--data-description", metavar="TEXT", help="training data's source, consent, licence, for the card")
+    parser.set_defaults(run=_push)
+
+
+def _push(args: argparse.Namespace) -> int:
+    from .hub import push_model
+
+    push = push_model(
+        args.model,
+        args.repo,
+        private=not args.public,
+        revision=args.revision,
+        tag=args.tag,
+        variants=args.variants,
+        audit_dir=args.audit,
+        evaluation_dir=args.evaluation,
+        synthetic_dir=args.synthetic,
+        data_description=args.data_description,
+        license=args.license,
+        token=args.token,
+        dry_run=args.dry_run,
+    )
+    _print_push(push, args)
+    return 0
+
+
+def add_push_dataset(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "push-dataset",
+        help="publish a synthetic set on the Hub",
+        description="Publish a synthetic set on the Hub, by one commit, as Parquet files that `datasets` and the Hub's viewer "
+        "read, with a card. Pseudonyms stand for real cases and patients. A new repository is private.",
+    )
+    parser.add_argument("data", metavar="DIR", type=Path, help="folder of `macdm generate`")
+    _add_hub_arguments(parser)
+    parser.add_argument(
+        "--real-images",
+        action="store_true",
+        help="also publish what was not generated: real films or masks of patients, which nobody can take back",
+    )
+    parser.set_defaults(run=_push_dataset)
+
+
+def _push_dataset(args: argparse.Namespace) -> int:
+    from .hub import push_dataset
+
+    push = push_dataset(
+        args.data,
+        args.repo,
+        private=not args.public,
+        revision=args.revision,
+        tag=args.tag,
+        license=args.license,
+        token=args.token,
+        real_images=args.real_images,
+        dry_run=args.dry_run,
+        show_progress=sys.stderr.isatty(),
+    )
+    _print_push(push, args)
+    return 0
+
+
+def _add_hub_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("repo", metavar="REPO", help="repository, owner/name; created when it is not there")
+    parser.add_argument("--public", action="store_true", help="a new repository is public, and an old one may be")
+    parser.add_argument("--tag", metavar="T", help="name of this version; a tag is never moved")
+    parser.add_argument("--revision", metavar="BRANCH", help="branch to push to (default: main)")
+    parser.add_argument("--license", metavar="L", help="for the card, as the Hub spells it: cc-by-4.0, apache-2.0, ...")
+    parser.add_argument("--token", help="of the Hub; better: `hf auth login` or the variable HF_TOKEN")
+    parser.add_argument("--dry-run", action="store_true", help="list what would be published and ask nobody")
+
+
+def _print_push(push, args: argparse.Namespace) -> None:
+    for note in push.notes:
+        print(f"note: {note}")
+    if args.dry_run:
+        print("\n".join(push.files))
+    if push.left_out:
+        print(f"not published: {', '.join(push.left_out)}")
+    if args.dry_run:
+        print(f"{_count(len(push.files), 'file')} would go to {push.repo_id}; nothing was sent")
+        return
+    for path in push.deleted:
+        print(f"deleted there: {path}")
+    visibility = "private" if push.private else "public"
+    at = f"commit {push.commit[:8]}" + (f", tag {args.tag}" if args.tag else "")
+    if push.changed or push.deleted:
+        print(f"{_count(len(push.changed), 'file')} of {len(push.files)} new or changed, {at}; {visibility}: {push.url}")
+    else:
+        print(f"nothing new, {at}; {visibility}: {push.url}")
 
 
 def _count(number: int, noun: str) -> str:
