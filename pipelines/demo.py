@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 import torch
 from run_report import report
 
+from diffusers_macdm.cards import model_card, model_card_files
 from diffusers_macdm.data.check import check_dataset
 from diffusers_macdm.data.phantom import write_phantom
 from diffusers_macdm.synthesis import generate
@@ -25,6 +27,7 @@ from diffusers_macdm.synthesis import generate
 ROOT = Path(__file__).resolve().parent.parent
 GUIDANCE_SCALE = 1.0
 NUM_INFERENCE_STEPS = 50
+CARD_REPO_ID = "your-name/macdm-phantom-demo"  # nothing is pushed
 
 
 def mixed_precision() -> str:
@@ -44,6 +47,24 @@ def launch(script: str, options: list[str]) -> None:
     finished = subprocess.run(executable, cwd=ROOT)
     if finished.returncode:
         raise SystemExit(f"error: {script} ended with status {finished.returncode}; its output above says why.")
+
+
+def write_card(args: argparse.Namespace, model: Path, synthetic: Path, folder: Path) -> None:
+    """The model's card as the Hub would show it, README.md last."""
+    phantom = f"--num-normal {args.num_normal} --num-lesion {args.num_lesion} --size {args.resolution} --seed {args.seed}"
+    card = model_card(
+        model,
+        CARD_REPO_ID,
+        synthetic_dir=synthetic,
+        data_description="The embedded phantom: procedural distal tibias of infants with and without metaphyseal lesions "
+        f"(macdm phantom {phantom}). No patient is involved; its patients are numbers.",
+        license="apache-2.0",
+    )
+    for name, path in model_card_files(model, synthetic_dir=synthetic).items():
+        shutil.copyfile(path, folder / name)
+    temporary = folder / "README.md.tmp"
+    temporary.write_text(card, encoding="utf-8")
+    temporary.replace(folder / "README.md")
 
 
 def run_demo(args: argparse.Namespace) -> dict:
@@ -119,12 +140,14 @@ def run_demo(args: argparse.Namespace) -> dict:
     if not page.exists():
         title = "MaC-DM on the embedded phantom"
         report(data, model, synthetic, page, title, min(48, args.num_pairs), state["seconds"])
+    if not (page / "README.md").exists():
+        write_card(args, model, synthetic, page)
     facts = json.loads((page / "report.json").read_text())
     for row in facts["labels"]:
         share = f"{row['with_lesion_unrefined']:.0%} of {row['num_pairs']} pairs"
         print(f"label {row['label']}: {share} have a lesion as sampled (before refinement)")
     print(f"{sum(state['seconds'].values()) / 60:.1f} minutes in all; look at")
-    print(f"  {page}/real_and_synthetic.png\n  {page}/index.html")
+    print(f"  {page}/real_and_synthetic.png\n  {page}/index.html\n  {page}/README.md (the model's card)")
     return facts
 
 

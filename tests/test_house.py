@@ -29,13 +29,13 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LAYERS = (
     ("", "cli", "__main__"),
     ("hub",),
-    ("synthesis", "contact_sheet", "single_file"),
+    ("cards", "synthesis", "contact_sheet", "single_file"),
     ("macdm",),
     ("image_processor", "guidance", "losses", "refinement", "data"),
     ("forward_process",),
     ("joint_sample",),
 )
-BASE_DEPENDENCIES = {"torch", "diffusers", "safetensors", "huggingface_hub", "pillow", "numpy"}
+BASE_DEPENDENCIES = {"torch", "diffusers", "safetensors", "huggingface_hub", "jinja2", "pillow", "numpy"}
 # Modules that belong to an extra and may import its packages at the top; all others import them where they are used.
 EXTRA_MODULES: dict[str, set[str]] = {}
 TRANSITIVE = {"tqdm"}  # huggingface_hub depends on it and shows its own progress with it
@@ -171,9 +171,17 @@ def test_what_stays_outside_the_package():
     assert not found, "\n".join(found)
 
 
-def test_base_dependencies_are_the_six():
+def test_base_dependencies_are_the_seven():
     names = {re.match(r"[\w.-]+", line).group() for line in PYPROJECT["project"]["dependencies"]}
     assert names == BASE_DEPENDENCIES
+
+
+def test_every_package_is_in_the_wheel():
+    """A folder of modules that pyproject.toml does not list would be missing from an installed wheel alone."""
+    packages = {".".join([PACKAGE, *path.relative_to(SRC).parent.parts]) for path in SRC.rglob("__init__.py")}
+    settings = PYPROJECT["tool"]["setuptools"]
+    assert set(settings["packages"]) - packages == set(settings["package-dir"]) - {""}
+    assert packages <= set(settings["packages"])
 
 
 def test_top_level_imports_need_only_the_base_dependencies():

@@ -266,6 +266,8 @@ def describe_data(dataset: PairDataset) -> dict[str, Any]:
         "num_cases": len(dataset),
         "cases_per_label": dict(zip(names, counts.tolist(), strict=True)),
         "num_patients": len({p for p in dataset.patient_ids if p is not None}) or None,
+        # Of the whole set: what was held back, and what --samples_per_class left out.
+        "split_sizes": {name: split.num_examples for name, split in (dataset.pairs.info.splits or {}).items()} or None,
         "cases": sorted(dataset.names),
     }
 
@@ -374,6 +376,7 @@ def write_record(path: Path, configuration: dict[str, Any], accelerator: Acceler
     run = {
         "num_processes": accelerator.num_processes,
         "device": accelerator.device.type,
+        "hardware": hardware_name(accelerator.device),
         "precision": accelerator.mixed_precision,
     }
     content = json.loads(json.dumps({**configuration, "run": run}, default=str))
@@ -405,6 +408,13 @@ def push(args: argparse.Namespace, repo_id: str) -> None:
             f"the training is complete in {args.output_dir}, pushing it failed: {error} Push it with `{again}`."
         ) from error
     logger.info(f"Pushed {args.output_dir} to {done.url}.")
+
+
+def hardware_name(device: torch.device) -> str:
+    """What ran the training, for the record: the GPU's name, or how many cores the CPU has."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {os.cpu_count()} cores"
 
 
 def seed_step(seed: int, micro_step: int, process_index: int) -> None:

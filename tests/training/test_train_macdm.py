@@ -1,6 +1,7 @@
 """training/train_macdm.py, launched as users launch it; variants in this process."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -101,7 +102,8 @@ def test_record(denoiser_run):
     record = json.loads((denoiser_run / "training_config.json").read_text())
     assert record["arguments"]["dropout"] == 0.1 and record["arguments"]["max_train_steps"] == 30
     assert record["data"]["cases_per_label"] == {"0": 6, "1": 4} and len(record["data"]["cases"]) == 10
-    assert record["run"] == {"num_processes": 1, "device": "cpu", "precision": "no"}
+    hardware = f"cpu, {os.cpu_count()} cores"
+    assert record["run"] == {"num_processes": 1, "device": "cpu", "hardware": hardware, "precision": "no"}
     assert record["unet"]["num_parameters"] == MaCDMUNet2DModel.from_pretrained(denoiser_run / "unet").num_parameters()
     assert record["scheduler"]["variance_type"] == "learned_range" and record["versions"]["torch"] == torch.__version__
 
