@@ -22,6 +22,7 @@ from diffusers import UNet2DModel
 import training_utils
 from diffusers_macdm import GuidanceClassifier, MaCDMPipeline, MaCDMUNet2DModel
 from diffusers_macdm.contact_sheet import contact_sheet
+from diffusers_macdm.conversion import load_guided_diffusion, without_class_labels
 from diffusers_macdm.forward_process import PREDICTION_TYPES, TASKS, ForwardProcess, draw_timesteps
 from diffusers_macdm.joint_sample import ANATOMY_MASK, CHANNELS, RADIOGRAPH, signal_weights, to_signal
 from diffusers_macdm.losses import HybridLoss
@@ -35,8 +36,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--pretrained_unet",
-        help="Start from the weights of this UNet2DModel or MaCDMUNet2DModel (folder or Hub name); its architecture "
-        "replaces the options'.",
+        help="Start from the weights of this UNet2DModel or MaCDMUNet2DModel (folder or Hub name), or of this checkpoint of "
+        "openai/guided-diffusion (.pt file); its architecture replaces the options'.",
+    )
+    foreign = parser.add_argument_group("a .pt file as --pretrained_unet that is none of guided-diffusion's published ones")
+    foreign.add_argument("--pretrained_num_heads", type=int, help="Its num_heads, or")
+    foreign.add_argument("--pretrained_num_head_channels", type=int, help="its num_head_channels.")
+    foreign.add_argument(
+        "--pretrained_new_attention_order", action="store_const", const=True, help="It has use_new_attention_order."
     )
     parser.add_argument(
         "--guidance_classifier",
@@ -96,6 +103,9 @@ def check_arguments(args: argparse.Namespace) -> None:
     for name in ("class_dropout", "class_dropout_image_to_masks"):
         if not 0 <= getattr(args, name) <= 1:
             raise ValueError(f"--{name} {getattr(args, name)} is not allowed: a probability from 0 to 1.")
+    for name in ("pretrained_num_heads", "pretrained_num_head_channels", "pretrained_new_attention_order"):
+        if getattr(args, name) is not None and not (args.pretrained_unet and Path(args.pretrained_unet).is_file()):
+            raise ValueError(f"--{name} is not allowed: it belongs to a checkpoint file (.pt) as --pretrained_unet.")
     if args.validation_steps < 1 or args.num_validation_samples < 1:
         raise ValueError("--validation_steps and --num_validation_samples must be at least 1.")
     if not 1 <= args.ddpm_num_inference_steps <= args.ddpm_num_steps:
@@ -116,22 +126,23 @@ def check_arguments(args: argparse.Namespace) -> None:
 def build_unet(args: argparse.Namespace, num_classes: int, augmentation_dim: int) -> MaCDMUNet2DModel:
     """The denoiser: from a configuration, from other weights, or from the options."""
     if args.pretrained_unet:
-        config = _load_config("pretrained_unet", args.pretrained_unet)
-        if config.get("_class_name") == "MaCDMUNet2DModel":
+        overrides = {
+            "in_channels": len(CHANNELS),
+            "out_channels": 2 * len(CHANNELS),
+            "num_class_embeds": num_classes + 1,
+            "augmentation_dim": augmentation_dim,
+            "sample_size": args.resolution,
+            "patch_size": args.patch_size,
+            "channel_weights": tuple(args.channel_weights),
+            "mask_weighting": args.mask_weighting,
+        }
+        if Path(args.pretrained_unet).is_file():
+            plain, weights = _load_guided_diffusion(args, num_classes)
+            unet = MaCDMUNet2DModel.from_plain(plain, weights, **overrides)
+        elif _load_config("pretrained_unet", args.pretrained_unet).get("_class_name") == "MaCDMUNet2DModel":
             unet = MaCDMUNet2DModel.from_pretrained(args.pretrained_unet)
         else:
-            plain = UNet2DModel.from_pretrained(args.pretrained_unet)
-            unet = MaCDMUNet2DModel.from_unet2d(
-                plain,
-                in_channels=len(CHANNELS),
-                out_channels=2 * len(CHANNELS),
-                num_class_embeds=num_classes + 1,
-                augmentation_dim=augmentation_dim,
-                sample_size=args.resolution,
-                patch_size=args.patch_size,
-                channel_weights=tuple(args.channel_weights),
-                mask_weighting=args.mask_weighting,
-            )
+            unet = MaCDMUNet2DModel.from_unet2d(UNet2DModel.from_pretrained(args.pretrained_unet), **overrides)
     elif args.model_config_name_or_path:
         config = _load_config("model_config_name_or_path", args.model_config_name_or_path)
         unet = MaCDMUNet2DModel.from_config(config)
@@ -158,6 +169,19 @@ def build_unet(args: argparse.Namespace, num_classes: int, augmentation_dim: int
         if (tuple(found) if isinstance(found, (list, tuple)) else found) != value:
             raise ValueError(f"The denoiser given has {name}={found}, but the data and the options need {value}.")
     return unet
+
+
+def _load_guided_diffusion(args: argparse.Namespace, num_classes: int) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    plain, weights = load_guided_diffusion(
+        args.pretrained_unet,
+        num_heads=args.pretrained_num_heads,
+        num_head_channels=args.pretrained_num_head_channels,
+        use_new_attention_order=args.pretrained_new_attention_order,
+    )
+    if plain["num_class_embeds"] not in (None, num_classes):  # ImageNet's, which mean nothing here
+        logger.info(f"The {plain['num_class_embeds']} classes of {args.pretrained_unet} become one: their mean.")
+        plain, weights = without_class_labels(plain, weights)
+    return plain, weights
 
 
 def _load_config(option: str, name_or_path: str) -> dict[str, Any]:

@@ -49,6 +49,7 @@ UNUSUAL = {
     "patch_size": 2,
     "bound_variance": False,
     "augmentation_dim": 7,
+    "num_attention_heads": 4,
 }
 
 
@@ -85,7 +86,7 @@ def test_every_parameter_of_the_parent_is_repeated():
 
 def test_unusual_covers_every_parameter():
     defaults = {name: p.default for name, p in inspect.signature(MaCDMUNet2DModel).parameters.items()}
-    fixed = {"class_embed_type", "mid_block_type"}
+    fixed = {"class_embed_type", "mid_block_type", "time_proj_dim"}  # the last excludes "learned": see test_conversion.py
     assert set(UNUSUAL) == set(defaults) - fixed
     assert not [name for name, value in UNUSUAL.items() if value == defaults[name]]
 

@@ -19,6 +19,7 @@ from launching import (  # puts training/ on the path
     run_here,
     temporary_files,
 )
+from original_unet import Original
 from PIL import Image
 
 import diffusers_macdm.macdm.unet
@@ -294,6 +295,38 @@ def test_starts_from_a_plain_unet(phantom, tmp_path, monkeypatch):
         output = unet(noisy, 10, class_labels=torch.tensor([0, 1])).sample
     assert torch.allclose(output[:, :1], expected, atol=1e-5)
     assert output[:, 1:3].abs().max() == 0
+
+
+def test_starts_from_a_checkpoint_of_guided_diffusion(phantom, tmp_path, monkeypatch):
+    original = Original(32, (1, 2), 1, (2,), num_heads=4, num_classes=5)
+    torch.save(original.weights, tmp_path / "foreign.pt")
+    values = {"train_data_dir": phantom, "pretrained_unet": tmp_path / "foreign.pt", "patch_size": 1, "pretrained_num_heads": 4}
+    unet = resolve_here("train_macdm", **values)["unet"].eval()
+    noisy, timesteps = torch.randn(2, 3, 32, 32), torch.tensor([3.0, 700.0])
+    with torch.no_grad():
+        mean_label = original.weights["label_emb.weight"].mean(dim=0)
+        expected = original(noisy[:, :1].expand(-1, 3, -1, -1), timesteps, label_embedding=mean_label)
+        output = unet(noisy, timesteps, class_labels=torch.tensor([0, 1])).sample
+    torch.testing.assert_close(output[:, 0], expected[:, :3].mean(dim=1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(output[:, 3], expected[:, 3:].mean(dim=1), rtol=1e-5, atol=1e-5)
+
+    run_here(monkeypatch, "train_macdm", **values, output_dir=tmp_path / "model", max_train_steps=1, train_batch_size=2)
+    pipeline, _ = sample(tmp_path / "model")
+    assert pipeline.unet.config.num_attention_heads == unet.config.num_attention_heads
+    assert pipeline.unet.config.block_out_channels == [32, 64] and not pipeline.unet.config.bound_variance
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"pretrained_num_heads": 4}, "--pretrained_num_heads is not allowed: it belongs to a checkpoint file"),
+        ({"pretrained_new_attention_order": True, "pretrained_unet": "."}, "--pretrained_new_attention_order is not allowed"),
+        ({"pretrained_unet": __file__}, "test_train_macdm.py: no PyTorch checkpoint of plain tensors"),
+    ],
+)
+def test_checkpoints_that_are_refused(phantom, values, message):
+    with pytest.raises(ValueError, match=message):
+        resolve_here("train_macdm", train_data_dir=phantom, **values)
 
 
 def test_architecture_from_a_config(phantom, denoiser_run):

@@ -12,13 +12,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DModel
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.embeddings import TimestepEmbedding
+from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from diffusers.utils import logging
 
@@ -92,6 +93,11 @@ class MaCDMUNet2DModel(UNet2DModel):
         augmentation_dim (`int`, defaults to 0):
             Number of augmentation parameters that the network is told in training and that are zero at sampling, so
             that augmentations do not leak into samples (EDM, arXiv 2206.00364, app. F.2). 0: none.
+        num_attention_heads (`int`, *optional*):
+            Number of heads of every attention layer, in place of heads of `attention_head_dim` channels.
+        time_proj_dim (`int`, *optional*):
+            Width of the sinusoidal embedding of the timestep; `None` is `block_out_channels[0]`. Converted weights of
+            guided-diffusion need these two (`conversion`).
     """
 
     @register_to_config
@@ -131,6 +137,8 @@ class MaCDMUNet2DModel(UNet2DModel):
         patch_size: int = 1,
         bound_variance: bool = True,
         augmentation_dim: int = 0,
+        num_attention_heads: int | None = None,
+        time_proj_dim: int | None = None,
     ):
         if not isinstance(sample_size, int):
             raise ValueError(f"sample_size={sample_size!r} is not supported: one whole number, joint samples are square.")
@@ -153,6 +161,10 @@ class MaCDMUNet2DModel(UNet2DModel):
             )
         if patch_size < 1:
             raise ValueError(f"patch_size={patch_size} must be at least 1.")
+        if time_proj_dim is not None and (time_embedding_type != "positional" or time_proj_dim < 2 or time_proj_dim % 2):
+            raise ValueError(
+                f"time_proj_dim={time_proj_dim} is not allowed: an even number, with time_embedding_type='positional' alone."
+            )
 
         super().__init__(
             sample_size=sample_size,
@@ -199,11 +211,16 @@ class MaCDMUNet2DModel(UNet2DModel):
         torch.nn.init.zeros_(self.conv_out.bias)
 
         embedding_dim = time_embedding_dim or block_out_channels[0] * 4
+        if time_proj_dim is not None:
+            self.time_proj = Timesteps(time_proj_dim, flip_sin_to_cos, freq_shift)
+            self.time_embedding = TimestepEmbedding(time_proj_dim, embedding_dim)
+        if num_attention_heads is not None:
+            _set_attention_heads(self, num_attention_heads)
         if num_class_embeds is not None:
             self.label_embedding = torch.nn.Embedding(num_class_embeds, embedding_dim)
         if mask_timestep:
             # Zero at the start: an untrained mask timestep changes nothing, so plain checkpoints keep their function.
-            self.mask_time_embedding = TimestepEmbedding(block_out_channels[0], embedding_dim)
+            self.mask_time_embedding = TimestepEmbedding(time_proj_dim or block_out_channels[0], embedding_dim)
             torch.nn.init.zeros_(self.mask_time_embedding.linear_2.weight)
             torch.nn.init.zeros_(self.mask_time_embedding.linear_2.bias)
         if augmentation_dim:
@@ -304,26 +321,43 @@ class MaCDMUNet2DModel(UNet2DModel):
         Raises:
             ValueError: if the architecture is overridden so that no weight fits.
         """
+        return cls.from_plain(unet.config, unet.state_dict(), **config)
+
+    @classmethod
+    def from_plain(cls, plain_config: Mapping, state_dict: Mapping[str, torch.Tensor], **config) -> MaCDMUNet2DModel:
+        r"""
+        `from_unet2d` for a network that is there as data, such as `conversion.load_guided_diffusion` gives it.
+
+        Args:
+            plain_config: parameters of the `UNet2DModel`, besides `num_attention_heads` and `time_proj_dim` of this class.
+            state_dict: its weights.
+            config: overrides of `MaCDMUNet2DModel`'s parameters.
+
+        Raises:
+            ValueError: if the architecture is overridden so that no weight fits.
+        """
         # The configuration may hold more than the parameters of a network, those of its EMA for example.
-        inherited = {key: value for key, value in unet.config.items() if key in inspect.signature(UNet2DModel).parameters}
+        parameters = {*inspect.signature(UNet2DModel).parameters, "num_attention_heads", "time_proj_dim"}
+        inherited = {key: value for key, value in plain_config.items() if key in parameters}
         for key in ("in_channels", "out_channels", "num_class_embeds", "class_embed_type"):
             inherited.pop(key, None)
-        if unet.config.out_channels == 2 * unet.config.in_channels and config.get("patch_size", 1) == 1:
+        plain_in, plain_out = plain_config["in_channels"], plain_config["out_channels"]
+        if plain_out == 2 * plain_in and config.get("patch_size", 1) == 1:
             inherited["bound_variance"] = False  # its variance was trained without the bound
-        if isinstance(unet.config.sample_size, Sequence) and len(set(unet.config.sample_size)) == 1:
-            inherited["sample_size"] = unet.config.sample_size[0]
+        sample_size = inherited.get("sample_size")
+        if isinstance(sample_size, Sequence) and len(set(sample_size)) == 1:
+            inherited["sample_size"] = sample_size[0]
         model = cls(**{**inherited, **config})
 
-        source = {name.replace("class_embedding.", "label_embedding."): w for name, w in unet.state_dict().items()}
+        source = {name.replace("class_embedding.", "label_embedding."): weight for name, weight in state_dict.items()}
         target = model.state_dict()
-        plain_in, plain_out = unet.config.in_channels, unet.config.out_channels
         if model.config.patch_size == 1:
             source.update(_extend_first_and_last(source, target, model, plain_in, plain_out))
         taken = {name: weight for name, weight in source.items() if name in target and weight.shape == target[name].shape}
         if not taken:
             raise ValueError("No weight of the plain UNet2DModel fits: keep its block_out_channels and block types.")
         label_embedding = _extend_label_embedding(source, target)
-        if unet.class_embedding is not None:
+        if any(name.startswith("class_embedding.") for name in state_dict):
             taken.update(label_embedding)
         model.load_state_dict({**taken, **label_embedding}, strict=False)
 
@@ -338,6 +372,19 @@ class MaCDMUNet2DModel(UNet2DModel):
             f"new tensors: {', '.join(fresh) if fresh else 'none'}."
         )
         return model
+
+
+def _set_attention_heads(model: torch.nn.Module, num_heads: int) -> None:
+    """Give every attention layer the same number of heads; its weights are the same for any number."""
+    for layer in model.modules():
+        if isinstance(layer, Attention):
+            if num_heads < 1 or layer.inner_dim % num_heads:
+                raise ValueError(
+                    f"num_attention_heads={num_heads} does not fit: it must divide the channels of all attention layers, "
+                    f"here {layer.inner_dim}."
+                )
+            layer.heads = layer.sliceable_head_dim = num_heads
+            layer.scale = (layer.inner_dim // num_heads) ** -0.5
 
 
 def _extend_first_and_last(source, target, model, plain_in: int, plain_out: int) -> dict[str, torch.Tensor]:
