@@ -331,6 +331,9 @@ def test_bad_input_is_one_sentence(model, tmp_path):
     (tmp_path / "audit.json").write_text("{")
     with pytest.raises(ValueError, match="audit.json is not valid JSON"):
         model_card(model, REPO, audit_dir=tmp_path)
+    write_json(tmp_path, "audit.json", {"copy_rate": 0.06})
+    with pytest.raises(ValueError, match="copy_rate is 0.06; an object or null"):
+        model_card(model, REPO, audit_dir=tmp_path)
     write_json(tmp_path, "evaluation.json", {"results": {}})
     with pytest.raises(ValueError, match="no list of results"):
         model_card(model, REPO, evaluation_dir=tmp_path)
@@ -407,6 +410,22 @@ def test_data_set_without_provenance_is_not_called_synthetic(tmp_path):
     assert rows["validation"][0] == "3" and rows["train"][0] == "8" and int(rows["train"][2]) > 1
     assert [file["split"] for file in DatasetCard(card).data.configs[0]["data_files"]] == ["train", "validation", "test"]
     assert_no_blank(card)
+
+
+def test_filled_card_agrees_with_the_recorded_demo():
+    card = (ROOT / "model_cards/phantom_demo.md").read_text(encoding="utf-8")
+    check_card(card)
+    facts = json.loads((ROOT / "docs/results/phantom_demo.json").read_text())
+    rows = table(card)
+    assert rows["parameters"][0] == f"{facts['training']['parameters']:,}"
+    assert rows["steps"][0] == f"{facts['training']['steps']:,}"
+    for label, count in facts["training"]["cases_per_label"].items():
+        name = "label 0 (normal)" if label == "0" else f"label {label} (with a lesion)"
+        assert rows[f"... {name}"] == str(count)
+    shares = [row["with_lesion_unrefined"] for row in facts["labels"]]
+    assert [result.metric_value for result in ModelCard(card).data.eval_results] == shares
+    (picture,) = re.findall(r"!\[.*?\]\((.*?)\)", card)
+    assert (ROOT / "model_cards" / picture).is_file()
 
 
 def test_installed_wheel_has_the_templates(model, tmp_path):

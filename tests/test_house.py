@@ -181,7 +181,8 @@ def test_every_package_is_in_the_wheel():
     packages = {".".join([PACKAGE, *path.relative_to(SRC).parent.parts]) for path in SRC.rglob("__init__.py")}
     settings = PYPROJECT["tool"]["setuptools"]
     assert set(settings["packages"]) - packages == set(settings["package-dir"]) - {""}
-    assert packages <= set(settings["packages"])
+    missing = packages - set(settings["packages"])
+    assert not missing, f"pyproject.toml, [tool.setuptools] packages: add {sorted(missing)}"
 
 
 def test_top_level_imports_need_only_the_base_dependencies():

@@ -95,7 +95,7 @@ def model_card(
     model_dir = _model_folder(model_dir)
     _check_repo_id(repo_id)
     training = _read_json(model_dir / "training_config.json") or {}
-    audit = None if audit_dir is None else _required_json(audit_dir, "audit.json", "macdm audit")
+    audit = None if audit_dir is None else _audit_facts(Path(audit_dir))
     evaluation = None if evaluation_dir is None else _required_json(evaluation_dir, "evaluation.json", "macdm evaluate")
     synthetic = None if synthetic_dir is None else _synthetic_facts(Path(synthetic_dir), model_dir)
     arguments, data = training.get("arguments") or {}, training.get("data") or {}
@@ -325,6 +325,14 @@ def _training_seconds(log: Path, training: dict) -> float | None:
     except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
         raise ValueError(f"{log} cannot be read as the log of a training: {error!r}") from error
     return seconds or None
+
+
+def _audit_facts(audit_dir: Path) -> dict[str, Any]:
+    audit = _required_json(audit_dir, "audit.json", "macdm audit")
+    for name in ("copy_rate", "training_images_copied", "authenticity", "sensitivity", "false_alarms", "membership"):
+        if not isinstance(audit.get(name), (dict, type(None))):
+            raise ValueError(f"{audit_dir / 'audit.json'}: {name} is {audit[name]!r}; an object or null is expected.")
+    return audit
 
 
 def _synthetic_facts(synthetic_dir: Path, model_dir: Path) -> dict[str, Any]:
