@@ -142,12 +142,6 @@ def snippet(card):
     return code
 
 
-def run_snippet(card, folder):
-    result = subprocess.run([sys.executable, "-c", snippet(card)], cwd=folder, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
 def test_card_shows_what_was_recorded(recorded):
     card = model_card(recorded, REPO)
     rows = table(card)
@@ -208,7 +202,9 @@ def test_model_without_classifier_and_without_labels(tmp_path, monkeypatch):
 
 def test_snippet_of_the_model_card_runs(model, tmp_path):
     shutil.copytree(model, tmp_path / REPO)  # from_pretrained takes a folder of this name as it takes a repository
-    run_snippet(model_card(model, REPO), tmp_path)
+    code = snippet(model_card(model, REPO))
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
     for label in (0, 1):
         for kind in ("image", "anatomy", "lesion"):
             with Image.open(tmp_path / f"{label}_{kind}.png") as image:
@@ -373,7 +369,7 @@ def test_check_finds_what_the_hub_refuses(recorded, tmp_path, before, after, mes
         check_card(card.replace(before, after, 1))
 
 
-def test_data_set_card_is_what_datasets_reads(synthetic, tmp_path):
+def test_data_set_card_is_what_datasets_reads(synthetic, tmp_path, monkeypatch, capsys):
     folder = tmp_path / REPO
     shutil.copytree(synthetic, folder)
     (folder / "README.md").write_text(dataset_card(folder, REPO, license="cc0-1.0"), encoding="utf-8")
@@ -386,7 +382,9 @@ def test_data_set_card_is_what_datasets_reads(synthetic, tmp_path):
     assert metadata.license == "cc0-1.0" and metadata.size_categories == ["n<1K"] and "synthetic" in metadata.tags
     assert metadata.dataset_info["splits"][0]["num_examples"] == 6
     assert [feature["name"] for feature in metadata.dataset_info["features"]] == plain["train"].column_names
-    assert run_snippet((folder / "README.md").read_text(), tmp_path).strip().endswith("(16, 16) (16, 16) (16, 16) 0")
+    monkeypatch.chdir(tmp_path)
+    exec(snippet((folder / "README.md").read_text(encoding="utf-8")), {})
+    assert capsys.readouterr().out.strip().endswith("(16, 16) (16, 16) (16, 16) 0")
 
 
 def test_data_set_card_says_how_the_pairs_were_made(synthetic, model):
