@@ -551,6 +551,19 @@ REFUSED_SCHEDULERS = {
     "DDPMWuerstchenScheduler": "it has a process of its own with continuous timesteps",
 }
 
+# Of `from_pretrained`, what says where a checkpoint is: the same for each of its files.
+HUB_ARGUMENTS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision")
+
+NOISE_SCHEDULE_KEYS = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+    "prediction_type",
+)
+
 
 @dataclass
 class MaCDMPipelineOutput(BaseOutput):
@@ -603,6 +616,28 @@ class MaCDMPipeline(DiffusionPipeline):
         self.register_modules(unet=unet, scheduler=scheduler, guidance_classifier=guidance_classifier, weak_unet=weak_unet)
         self._trained_alphas_cumprod = getattr(scheduler, "alphas_cumprod", None)
         self._trained_prediction_type = scheduler.config.get("prediction_type") if scheduler is not None else None
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """Load a pipeline from a folder or from the Hub, with the arguments of [`~DiffusionPipeline.from_pretrained`].
+
+        A `scheduler` given in place of the checkpoint's own is held to the noise schedule and prediction type that stand in the
+        checkpoint, as one that is assigned later is.
+
+        Raises:
+            ValueError: for a scheduler that cannot sample from this model.
+        """
+        pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        where = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        replaced = kwargs.get("scheduler") is not None
+        if replaced and cls.load_config(pretrained_model_name_or_path, **where).get("scheduler", [None])[0] is not None:
+            config = DDPMScheduler.load_config(pretrained_model_name_or_path, subfolder="scheduler", **where)
+            # The noise schedules of all schedulers that this pipeline takes follow from the same keys.
+            own = DDPMScheduler(**{key: config[key] for key in NOISE_SCHEDULE_KEYS if key in config})
+            pipe._trained_alphas_cumprod = own.alphas_cumprod
+            pipe._trained_prediction_type = own.config.prediction_type
+            pipe.check_scheduler()
+        return pipe
 
     @property
     def interrupt(self) -> bool:

@@ -908,6 +908,33 @@ def test_loaded_with_another_scheduler(tmp_path):
     pipe(**SETTINGS)
 
 
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"beta_schedule": "squaredcos_cap_v2"}, "DDIMScheduler has another noise schedule"),
+        ({"num_train_timesteps": 500}, "DDIMScheduler has another noise schedule"),
+        ({"prediction_type": "v_prediction"}, "prediction_type='v_prediction', the denoiser was trained with 'epsilon'"),
+    ],
+)
+def test_a_scheduler_that_is_loaded_in_place_of_the_checkpoints_own_is_held_to_it(config, message, tmp_path):
+    tiny_pipeline().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        MaCDMPipeline.from_pretrained(tmp_path, scheduler=DDIMScheduler(**config))
+    pipe = MaCDMPipeline.from_pretrained(tmp_path, scheduler=DDIMScheduler())
+    assert type(pipe.scheduler) is DDIMScheduler
+    pipe.scheduler = DDIMScheduler(**config)
+    with pytest.raises(ValueError, match=message):
+        pipe.check_scheduler()
+
+
+def test_a_checkpoint_without_a_scheduler_takes_any(tmp_path):
+    pipe = tiny_pipeline()
+    pipe.register_modules(scheduler=None)
+    pipe.save_pretrained(tmp_path)
+    scheduler = DDIMScheduler(beta_schedule="squaredcos_cap_v2")
+    MaCDMPipeline.from_pretrained(tmp_path, scheduler=scheduler).check_scheduler()
+
+
 def test_signature_is_documented():
     documented = MaCDMPipeline.__call__.__doc__
     for name in list(inspect.signature(MaCDMPipeline.__call__).parameters)[1:]:
