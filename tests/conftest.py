@@ -47,3 +47,16 @@ def pytest_collection_modifyitems(items):
     for item in items:
         group = "training" if item.path.parent.name == "training" else item.path.name
         item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A Hub of our own, which this process takes for the real one when it pushes; alice is logged in."""
+    from hub_server import HubServer
+    from huggingface_hub import constants
+
+    with HubServer() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", server.token)
+        yield server

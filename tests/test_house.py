@@ -33,7 +33,7 @@ LAYERS = (
     ("macdm",),
     ("image_processor", "guidance", "losses", "refinement", "data"),
     ("forward_process",),
-    ("joint_sample",),
+    ("joint_sample", "hub_errors"),
 )
 BASE_DEPENDENCIES = {"torch", "diffusers", "safetensors", "huggingface_hub", "jinja2", "pillow", "numpy"}
 # Modules that belong to an extra and may import its packages at the top; all others import them where they are used.

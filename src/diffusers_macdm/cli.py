@@ -282,8 +282,9 @@ def _print_push(push, args: argparse.Namespace) -> None:
     if args.dry_run:
         print(f"{_count(len(push.files), 'file')} would go to {push.repo_id}; nothing was sent")
         return
-    for path in push.deleted:
-        print(f"deleted there: {path}")
+    for what, paths in (("replaced", push.replaced), ("deleted", push.deleted)):
+        if paths:
+            print(f"{what} there: {', '.join(paths)}")
     visibility = "private" if push.private else "public"
     at = f"commit {push.commit[:8]}" + (f", tag {args.tag}" if args.tag else "")
     if push.changed or push.deleted:

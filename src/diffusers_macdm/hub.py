@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import importlib
 import io
 import json
 import re
@@ -42,10 +41,12 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils.sha import sha_fileobj
 from PIL import Image
 
 from .data.check import METADATA, SPLITS, inspect_dataset
 from .data.loading import IMAGE_COLUMNS, OPTIONAL_COLUMNS, PROVENANCE_COLUMNS, REQUIRED_COLUMNS
+from .hub_errors import TRANSPORT_ERROR
 from .macdm import MaCDMPipeline
 from .synthesis import CONTACT_SHEET_FILE, SETTINGS_FILE, SUMMARY_FILE, load_pipeline
 
@@ -58,7 +59,7 @@ TRAINING_STATE = re.compile(r"checkpoint-\d+|guidance_classifier_checkpoints|log
 RECORDS = ("training_config.json", "guidance_classifier_training_config.json")
 RECORD_SECTIONS = ("arguments", "data", "tasks", "unet", "guidance_classifier", "scheduler", "versions", "run")
 LOCAL_ARGUMENTS = ("output_dir", "logging_dir", "cache_dir", "resume_from_checkpoint", "hub_token", "hub_model_id")
-DATA_FACTS = ("num_cases", "cases_per_label", "num_patients")
+DATA_FACTS = ("num_cases", "cases_per_label", "num_patients", "split_sizes")
 AUDIT_FILE = "audit.json"
 AUDIT_FACTS = (
     "verdict",
@@ -76,9 +77,6 @@ COMPONENT_FOLDERS = ("unet", "weak_unet", "guidance_classifier", "scheduler")
 SINGLE_FILE_PIPELINE = "pipeline.py"
 ROWS_PER_FILE = 1000  # of a data set; a file is held in memory while it is written
 
-# What the client raises when the connection fails. huggingface_hub has changed its HTTP library once, this base with it.
-_TRANSPORT_ERROR = HfHubHTTPError.__bases__[0]
-
 
 @dataclass(frozen=True)
 class Push:
@@ -90,6 +88,7 @@ class Push:
         left_out: what lies in the folder and is not published; folders end in `/`.
         notes: sentences about what the user may not expect.
         changed: paths that were added or replaced.
+        replaced: those of them that were there before; the history of the repository keeps what they were.
         deleted: paths of an earlier push that this one has no more.
         commit: hash of the commit that now holds the files; None with `dry_run`.
         url: page of the repository; None with `dry_run`.
@@ -101,6 +100,7 @@ class Push:
     left_out: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
     commit: str | None = None
     url: str | None = None
@@ -253,7 +253,7 @@ def push_dataset(
         for split, of_split in rows.items():
             files |= _parquet_files(folder / split, split, of_split, pseudonyms, Path(temporary))
         files |= {name: _json_bytes(_without_paths(_read_json(folder / name))) for name in settings}
-        if not real_images and (folder / CONTACT_SHEET_FILE).is_file():
+        if settings and (folder / CONTACT_SHEET_FILE).is_file():  # another one may name cases in its captions
             files[CONTACT_SHEET_FILE] = folder / CONTACT_SHEET_FILE
         card, more = _dataset_card(folder, repo_id, rows, license)
         files |= card
@@ -326,7 +326,7 @@ def _publish(
     token: str | None,
     message: str,
 ) -> dict:
-    """Make the repository hold these files, by one commit; of the others delete those that `is_ours`. Then set the tag."""
+    """Make the repository hold these files, by one commit, and set the tag; of the others there, those that `is_ours` go."""
     repo_id = create_repository(repo_id, private=private, repo_type=repo_type, token=token)
     api = HfApi(token=token)
     branch = revision or DEFAULT_BRANCH
@@ -367,6 +367,7 @@ def _publish(
         "repo_id": repo_id,
         "changed": changed,
         "deleted": deleted,
+        "replaced": [path for path in changed if path in there],
         "commit": commit,
         "url": f"{api.endpoint}/{prefix}{repo_id}",
         "private": bool(info.private),
@@ -379,10 +380,10 @@ def _is_same(source: Path | bytes, remote: RepoFile | None) -> bool:
     size = source.stat().st_size if isinstance(source, Path) else len(source)
     if size != remote.size:
         return False
-    content = source.read_bytes() if isinstance(source, Path) else source
-    if remote.lfs is not None:
-        return hashlib.sha256(content).hexdigest() == remote.lfs.sha256
-    return hashlib.sha1(b"blob %d\0" % size + content).hexdigest() == remote.blob_id  # git's
+    with open(source, "rb") if isinstance(source, Path) else io.BytesIO(source) as content:
+        if remote.lfs is not None:
+            return sha_fileobj(content).hex() == remote.lfs.sha256
+        return hashlib.sha1(b"blob %d\0" % size + content.read()).hexdigest() == remote.blob_id  # git's
 
 
 @contextmanager
@@ -407,7 +408,9 @@ def _one_sentence(repo_id: str) -> Iterator[None]:
         if status == 412:
             raise ConnectionError(f"{repo_id} was changed by someone else meanwhile: run the push again.") from error
         raise OSError(f"{repo_id}: the Hub answered {status}: {_first_line(error)}") from error
-    except (_TRANSPORT_ERROR, RuntimeError) as error:  # RuntimeError: how the client reports an upload that failed
+    except ValueError as error:  # a card whose metadata the Hub refuses, in several lines
+        raise ValueError(" ".join(str(error).split())) from error
+    except (TRANSPORT_ERROR, RuntimeError) as error:  # RuntimeError: how the client reports an upload that failed
         raise ConnectionError(
             f"{repo_id}: the connection to the Hub broke ({_first_line(error.__cause__ or error)}). What was published before "
             "is still in place; run the push again."
@@ -498,11 +501,8 @@ def _code(folders: Sequence[str]) -> dict[str, bytes]:
 
 def _model_card(folder: Path, repo_id: str, synthetic_dir, **facts) -> tuple[dict[str, Path | bytes], list[str]]:
     """README.md and what it shows, and a note where the user's own README.md was taken."""
-    try:
-        cards = importlib.import_module(f"{__package__}.cards")
-    except ModuleNotFoundError:  # until it is there
-        return {}, []
-    model_card, model_card_files = cards.model_card, cards.model_card_files
+    from .cards import model_card, model_card_files
+
     own = folder / CARD
     if own.is_file():
         text = own.read_text(encoding="utf-8")
@@ -530,14 +530,18 @@ def _pictures(folder: Path, text: str) -> dict[str, Path]:
 
 def _published_record(record: dict) -> dict:
     """Settings, counts and versions of a training, without the names of cases and the user's folders."""
-    published = {name: _without_paths(record[name]) for name in RECORD_SECTIONS if record.get(name) is not None}
-    arguments = published.get("arguments", {})
-    for name in LOCAL_ARGUMENTS:
-        arguments.pop(name, None)
-    if arguments.get("dataset_name") and not Path(record["arguments"]["dataset_name"]).is_dir():
-        arguments["dataset_name"] = record["arguments"]["dataset_name"]  # of the Hub, with its owner
+    published = {name: record[name] for name in RECORD_SECTIONS if record.get(name) is not None}
+    for name in ("unet", "guidance_classifier"):
+        if name in published:
+            published[name] = {key: value for key, value in published[name].items() if key != "_name_or_path"}
     if "data" in published:
         published["data"] = {name: published["data"][name] for name in DATA_FACTS if name in published["data"]}
+    if "arguments" in published:
+        arguments = {name: value for name, value in published["arguments"].items() if name not in LOCAL_ARGUMENTS}
+        published["arguments"] = _without_paths(arguments)
+        name = arguments.get("dataset_name")
+        if name and not Path(name).is_dir():
+            published["arguments"]["dataset_name"] = name  # of the Hub, with its owner
     return published
 
 
@@ -698,10 +702,8 @@ def _pixels_as_png(path: Path) -> bytes:
 
 
 def _dataset_card(folder: Path, repo_id: str, splits: Iterable[str], license: str | None) -> tuple[dict[str, bytes], list[str]]:
-    try:
-        dataset_card = importlib.import_module(f"{__package__}.cards").dataset_card
-    except ModuleNotFoundError:  # until it is there
-        return {}, []
+    from .cards import dataset_card
+
     own = folder / CARD
     if own.is_file():
         _refuse_facts_for_own_card(own, license=license)
@@ -736,9 +738,9 @@ def _json_bytes(content: dict) -> bytes:
 
 
 def _without_paths(content):
-    """JSON content in which the last part stands for each path, and nothing for where a model was loaded from."""
+    """JSON content in which the last part stands for each path."""
     if isinstance(content, dict):
-        return {name: _without_paths(part) for name, part in content.items() if name != "_name_or_path"}
+        return {name: _without_paths(part) for name, part in content.items()}
     if isinstance(content, list):
         return [_without_paths(part) for part in content]
     return _last_part(content) if isinstance(content, str) else content

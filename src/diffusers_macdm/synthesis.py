@@ -32,6 +32,7 @@ from tqdm.auto import tqdm
 from .contact_sheet import contact_sheet, save
 from .data.check import METADATA
 from .data.loading import OPTIONAL_COLUMNS, PairDataset, load_pairs, mask_array
+from .hub_errors import hub_reason
 from .joint_sample import split as split_joint_sample
 from .macdm import MaCDMPipeline
 from .macdm.pipeline import REFUSED_SCHEDULERS
@@ -278,7 +279,8 @@ def load_pipeline(model: str | Path) -> MaCDMPipeline:
     try:
         pipe = MaCDMPipeline.from_pretrained(str(model))
     except Exception as error:  # of many classes, from diffusers, huggingface_hub and safetensors
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = None if is_folder else hub_reason(error)
+        reason = reason or (str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
         what = "as a MaCDMPipeline" if is_folder else "from the Hub (and there is no such folder)"
         raise ValueError(f"{model}: cannot be loaded {what}: {reason}") from error
     return pipe
