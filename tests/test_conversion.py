@@ -1,5 +1,7 @@
 """The converter against an independent implementation of the original network, and what it refuses."""
 
+import functools
+
 import pytest
 import torch
 from diffusers import UNet2DModel
@@ -9,19 +11,26 @@ from diffusers_macdm import MaCDMUNet2DModel
 from diffusers_macdm.conversion import convert_guided_diffusion, load_guided_diffusion, without_class_labels
 
 
+LAYOUTS = {
+    "as 64x64": functools.partial(Original, 32, (1, 2, 3), 3, (2, 4), num_head_channels=16, new_order=True, num_classes=5),
+    "as 128x128": functools.partial(Original, 32, (1, 2, 3), 2, (2, 4), num_heads=4, num_classes=5),
+    "as 256x256": functools.partial(Original, 32, (1, 1, 2), 2, (2, 4), num_head_channels=32),
+    "as 512x512": functools.partial(Original, 64, (0.5, 1, 2), 1, (4,), num_head_channels=32, num_classes=5),
+    "defaults of guided-diffusion": functools.partial(Original, 32, (1, 2), 1, (2,), updown=False, num_heads=4, out_channels=3),
+    "no scale and shift": functools.partial(
+        Original, 32, (1, 2), 2, (1, 2), updown=False, scale_shift=False, num_head_channels=16
+    ),
+    "gray, one level": functools.partial(Original, 32, (1,), 1, (), in_channels=1, out_channels=2, num_heads=2, new_order=True),
+}
+
+
+@functools.cache
+def original_of(layout):
+    return LAYOUTS[layout]()
+
+
 def convert(original):
     return convert_guided_diffusion(original.weights, **original.heads)
-
-
-LAYOUTS = {
-    "as 64x64": lambda: Original(32, (1, 2, 3), 3, (2, 4), num_head_channels=16, new_order=True, num_classes=5),
-    "as 128x128": lambda: Original(32, (1, 2, 3), 2, (2, 4), num_heads=4, num_classes=5),
-    "as 256x256": lambda: Original(32, (1, 1, 2), 2, (2, 4), num_head_channels=32),
-    "as 512x512": lambda: Original(64, (0.5, 1, 2), 1, (4,), num_head_channels=32, num_classes=5),
-    "defaults of guided-diffusion": lambda: Original(32, (1, 2), 1, (2,), updown=False, num_heads=4, out_channels=3),
-    "no scale and shift": lambda: Original(32, (1, 2), 2, (1, 2), updown=False, scale_shift=False, num_head_channels=16),
-    "gray, one level": lambda: Original(32, (1,), 1, (), in_channels=1, out_channels=2, num_heads=2, new_order=True),
-}
 
 
 def noisy(channels=3):
@@ -48,7 +57,7 @@ def rgb_network(config, weights):
 @torch.no_grad()
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_same_outputs_as_the_original(layout):
-    original = LAYOUTS[layout]()
+    original = original_of(layout)
     labels = torch.tensor([0, 4]) if original.flags["num_classes"] else None
     sample = noisy(original.flags["in_channels"])
     expected = original(sample, TIMESTEPS, labels)
@@ -69,7 +78,7 @@ def test_same_outputs_as_the_original(layout):
 )
 def test_the_heads_matter(layout, wrong):
     """Else the comparison above would not see them."""
-    original = LAYOUTS[layout]()
+    original = original_of(layout)
     labels = torch.tensor([0, 4]) if original.flags["num_classes"] else None
     network = rgb_network(*convert_guided_diffusion(original.weights, **{**original.heads, **wrong}))
     difference = network(noisy(), TIMESTEPS, class_labels=labels).sample - original(noisy(), TIMESTEPS, labels)
@@ -114,7 +123,7 @@ def joint_network(config, weights, **overrides):
 @pytest.mark.parametrize("layout", ["as 128x128", "as 256x256", "as 512x512", "gray, one level"])
 def test_the_radiograph_channel_of_the_joint_model(layout):
     """A gray image in all three channels in, the mean of what comes out; masks neither seen nor said."""
-    original = LAYOUTS[layout]()
+    original = original_of(layout)
     labels = original.flags["num_classes"] and original.weights["label_emb.weight"].mean(dim=0)
     channels = original.flags["in_channels"]
     sample = noisy()
@@ -141,14 +150,14 @@ def test_class_labels_are_kept_where_they_are_ours():
 @torch.no_grad()
 @pytest.mark.parametrize("layout", ["as 128x128", "as 512x512"])
 def test_the_joint_model_is_saved_and_loaded(layout, tmp_path):
-    model = joint_network(*without_class_labels(*convert(LAYOUTS[layout]())))
+    model = joint_network(*without_class_labels(*convert(original_of(layout))))
     model.save_pretrained(tmp_path)
     loaded = MaCDMUNet2DModel.from_pretrained(tmp_path)
     torch.testing.assert_close(loaded(noisy(), TIMESTEPS).sample, model(noisy(), TIMESTEPS).sample, rtol=1e-5, atol=1e-5)
 
 
 def test_the_state_dict_is_left_alone():
-    original = LAYOUTS["as 64x64"]()
+    original = original_of("as 64x64")
     before = {name: weight.clone() for name, weight in original.weights.items()}
     config, weights = convert(original)
     without_class_labels(config, weights)
@@ -160,7 +169,7 @@ def test_the_state_dict_is_left_alone():
 
 
 def changed(remove="", **add):
-    weights = LAYOUTS["as 256x256"]().weights
+    weights = original_of("as 256x256").weights
     kept = {name: weight for name, weight in weights.items() if not (remove and name.startswith(remove))}
     return {**kept, **{name.replace("__", "."): weight for name, weight in add.items()}}
 
@@ -197,7 +206,7 @@ def test_what_is_refused(state_dict, heads, message):
 
 
 def test_checkpoint_files(tmp_path):
-    original = LAYOUTS["as 256x256"]()
+    original = original_of("as 256x256")
     torch.save(original.weights, tmp_path / "model.pt")
     config, weights = load_guided_diffusion(tmp_path / "model.pt", num_head_channels=32)
     expected_config, expected = convert(original)
