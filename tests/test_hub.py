@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers.pipelines import pipeline_utils
 from hub_server import HubServer
 from huggingface_hub import constants
 from PIL import Image
@@ -618,6 +619,11 @@ print(json.dumps(result))
 """
 
 
+# An older diffusers asks the cache for every file of the repository, also those that it has never downloaded, and the
+# huggingface_hub of today refuses that.
+LOADS_OFFLINE = hasattr(pipeline_utils, "get_cached_repo_tree")
+
+
 def in_another_process(code, *arguments, **environment):
     command = [sys.executable, *map(str, code), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
@@ -648,10 +654,11 @@ def pulled(saved, synthetic, tmp_path_factory):
         push_model(second, "alice/leg", tag="v2")
         server.requests.clear()
         reader = server.environment(folder / "reader", offline=True)
-        offline = in_another_process(["-c", READER], "alice/leg", saved, "offline", **reader)
-        assert offline.returncode == 0, offline.stderr
-        results = [json.loads(process.stdout.splitlines()[-1]) for process in (online, offline)]
-        return {"online": results[0], "offline": results[1], "requests": requests, "offline requests": server.requests}
+        offline = in_another_process(["-c", READER], "alice/leg", saved, "offline", **reader) if LOADS_OFFLINE else None
+        offline_requests = list(server.requests)
+    assert offline is None or offline.returncode == 0, offline.stderr
+    results = [process and json.loads(process.stdout.splitlines()[-1]) for process in (online, offline)]
+    return {"online": results[0], "offline": results[1], "requests": requests, "offline requests": offline_requests}
 
 
 def test_push_and_pull_with_an_empty_cache(pulled):
@@ -691,6 +698,7 @@ def test_what_a_reader_may_not_see(pulled):
         assert pulled["online"][token] == expected
 
 
+@pytest.mark.skipif(not LOADS_OFFLINE, reason="this diffusers loads no pipeline offline from a cache of this huggingface_hub")
 def test_a_stale_cache_works_offline(pulled):
     offline = pulled["offline"]
     assert pulled["offline requests"] == []
