@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Synthetic radiographs with an anatomy mask, a lesion mask and a class label (MaC-DM).",
     )
     subparsers = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
-    for add_command in (add_check, add_phantom, add_generate, add_push, add_push_dataset):
+    for add_command in (add_check, add_phantom, add_generate, add_audit, add_push, add_push_dataset):
         add_command(subparsers)
     return parser
 
@@ -291,6 +291,61 @@ def _print_push(push, args: argparse.Namespace) -> None:
         print(f"{_count(len(push.changed), 'file')} of {len(push.files)} new or changed, {at}; {visibility}: {push.url}")
     else:
         print(f"nothing new, {at}; {visibility}: {push.url}")
+
+
+def add_audit(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "audit",
+        help="does a synthetic set hold copies of training images?",
+        description="Compare each synthetic image with the training images, after the best alignment, and with what validation "
+        "images give. Writes audit.json, audit.jsonl (one line for each synthetic image) and index.html into a new folder.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--real", metavar="DATA", required=True, help="real set with train/ and validation/ (and test/)")
+    parser.add_argument("--synthetic", metavar="DIR", required=True, help="synthetic set, as `macdm generate` writes it")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="new folder")
+    parser.add_argument("--model", metavar="MODEL", help="the model itself: membership inference, and which cases trained it")
+    parser.add_argument("--embedding", metavar="DIR", help="folder 'embedding' of an earlier audit of the same training images")
+    parser.add_argument(
+        "--embedding-steps", metavar="N", type=int, default=400, help="training steps of the embedding otherwise"
+    )
+    parser.add_argument(
+        "--strengths",
+        metavar="Z",
+        type=float,
+        nargs="+",
+        default=(),
+        help="also make variations of training cases with --model at these strengths, for the curve of copies against Z",
+    )
+    parser.add_argument("--variations", metavar="N", type=int, default=64, help="variations at each strength")
+    parser.add_argument("--seed", type=int, default=0, help="everything random follows from it")
+    parser.add_argument("--device", help="for example cuda or cpu; cuda when not given and there is one")
+    parser.set_defaults(run=_audit)
+
+
+def _audit(args: argparse.Namespace) -> int:
+    from .audit.run import audit
+
+    result = audit(
+        args.real,
+        args.synthetic,
+        args.out,
+        model=args.model,
+        embedding=args.embedding,
+        embedding_steps=args.embedding_steps,
+        strengths=args.strengths,
+        variations=args.variations,
+        seed=args.seed,
+        device=args.device,
+        progress=sys.stderr.isatty(),
+    )
+    print(result["verdict"])
+    for kind, part in result["sensitivity"].items():
+        print(f"planted copies, {kind}: {part['found']} of {part['total']} found")
+    for note in result["notes"]:
+        print(f"note: {note}")
+    print(f"written to {args.out}: audit.json, audit.jsonl, index.html")
+    return 0
 
 
 def _count(number: int, noun: str) -> str:

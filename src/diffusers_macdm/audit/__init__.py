@@ -1,0 +1,1 @@
+"""Does a model copy its training images? The copy audit (`macdm audit`)."""

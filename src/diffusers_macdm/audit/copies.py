@@ -1,0 +1,106 @@
+"""What counts as a copy: closer to a training image than 95 % of validation images are.
+
+Each image has two measures of closeness: the distance to its nearest training image after alignment, and the ratio of that to
+the distance of the nearest training image of another patient. Either may give a copy away: the ratio sees through
+noise, which moves an image away from everybody alike; the distance finds the copy of a training image that stands in the
+set under two patients. Both are put on the scale of the validation images,
+
+    z = (log d - median) / (median - 5th percentile)   (of log d over the validation images, so -1 is their 5th percentile)
+
+and the smaller one is the image's `closeness`. Its 5th percentile over the validation images is the threshold: one of twenty
+images that copy nobody falls below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .neighbours import Comparison, Gallery
+
+
+NOMINAL_RATE = 0.05  # of false alarms
+_FLOOR = 1e-4  # distances and ratios below it are the same image
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Median and 5th percentile of `log d` over the validation images."""
+
+    median: float
+    low: float
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Scale:
+        logs = np.log(np.maximum(values, _FLOOR))
+        return cls(float(np.median(logs)), float(np.quantile(logs, NOMINAL_RATE)))
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        return (np.log(np.maximum(values, _FLOOR)) - self.median) / max(self.median - self.low, 1e-3)
+
+
+class CopyDetector:
+    """Tells copies of the training images from images that are merely alike.
+
+    Args:
+        gallery: the training images.
+        null: the comparison of validation images with them.
+
+    Raises:
+        ValueError: when there are fewer than 2 validation images.
+    """
+
+    def __init__(self, gallery: Gallery, null: Comparison):
+        if len(null) < 2:
+            raise ValueError(f"{len(null)} validation images to compare with: at least 2 are needed, 100 for a firm threshold.")
+        self.gallery, self.null = gallery, null
+        self.distance_scale, self.ratio_scale = Scale.of(null.aligned_distance), Scale.of(null.nearest_ratio)
+        self.threshold = float(np.quantile(self.closeness(null), NOMINAL_RATE))
+
+    def closeness(self, comparison: Comparison) -> np.ndarray:
+        """`[N]`; 0 is the median validation image, smaller is closer."""
+        return np.minimum(self.distance_scale(comparison.aligned_distance), self.ratio_scale(comparison.nearest_ratio))
+
+    def is_copy(self, comparison: Comparison) -> np.ndarray:
+        """`[N]` bool: closer to a training image than 95 % of the validation images."""
+        return self.closeness(comparison) < self.threshold
+
+    def is_authentic(self, comparison: Comparison) -> np.ndarray:
+        """`[N]` bool: farther from its nearest training image, in the embedding, than that one is from its own nearest
+        neighbour (authenticity, Alaa et al., arXiv 2102.08921, sec. 3.3)."""
+        return comparison.embedding_distance > self.gallery.own_distance[comparison.embedding_nearest]
+
+    def find(self, images: torch.Tensor) -> np.ndarray:
+        """`is_copy` of uint8 images `[N, 64, 64]`."""
+        return self.is_copy(self.gallery.compare(images))
+
+
+def false_alarm_interval(num_null: int, level: float = 0.95) -> tuple[float, float]:
+    """Where the true false alarm rate lies for a threshold at the 5th percentile of `num_null` validation images.
+
+    The share of the population below the k-th smallest of n draws is Beta(k, n + 1 - k), whatever the distribution."""
+    from scipy.stats import beta
+
+    rank = 1 + NOMINAL_RATE * (num_null - 1)  # where numpy's quantile lies among the sorted values, counted from 1
+    tail = (1 - level) / 2
+    low, high = beta.ppf([tail, 1 - tail], rank, num_null + 1 - rank)
+    return float(low), float(high)
+
+
+def copies_too_often(result: dict) -> bool:
+    """Whether the copy rate of an audit is beyond what the threshold's own uncertainty can explain."""
+    return result["copy_rate"]["interval"][0] > result["nominal_false_alarm_rate"]["interval"][1]
+
+
+def proportion(hits: Sequence[bool] | np.ndarray) -> dict:
+    """A share with its 95 % Wilson interval: `value`, `interval`, `count`, `total`; None for value and interval of nothing."""
+    from scipy.stats import binomtest
+
+    count, total = int(np.sum(hits)), len(hits)
+    if not total:
+        return {"value": None, "interval": None, "count": 0, "total": 0}
+    interval = binomtest(count, total).proportion_ci(method="wilson")
+    return {"value": count / total, "interval": [interval.low, interval.high], "count": count, "total": total}

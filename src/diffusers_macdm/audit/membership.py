@@ -1,0 +1,138 @@
+"""Denoising error by case: does the model know the films it was trained on better than others?
+
+A model that has learned its training images by heart predicts their noise better than that of unseen ones (Carlini et al.,
+arXiv 2301.13188, sec. 5.1; Matsumoto et al., arXiv 2302.03262), most clearly at middle noise levels: near pure noise nothing is
+left to know, near the clean image nothing is left to guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+import torch
+
+from ..forward_process import ForwardProcess, noise_of
+from ..joint_sample import to_signal
+
+
+NOISE_LEVELS = (0.2, 0.35, 0.5)  # t / T
+NUM_NOISES = 4  # for each level, the same for every case
+
+
+@torch.no_grad()
+def denoising_errors(
+    unet,
+    scheduler,
+    joint_samples: torch.Tensor,
+    class_labels: Sequence[int],
+    noise_levels: Sequence[float] = NOISE_LEVELS,
+    num_noises: int = NUM_NOISES,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> np.ndarray:
+    """Mean squared error of the noise prediction (L_simple, DDPM eq. 14) of each case at each noise level.
+
+    Args:
+        unet: `MaCDMUNet2DModel`; its mode (training or not) is restored afterwards.
+        scheduler: of the same pipeline, for the process and the kind of prediction.
+        joint_samples: `[N, 3, H, W]` in [-1, 1].
+        class_labels: `[N]`; a label that the network does not know is shown as its null label.
+        noise_levels: `t / T` in [0, 1).
+        num_noises: draws of the noise, the same for all cases, so that two cases differ by themselves alone.
+
+    Returns:
+        `[N, L]`, the mean over channels, pixels and draws.
+    """
+    process = ForwardProcess.from_scheduler(scheduler).to(unet.device)
+    kind, channels = scheduler.config.prediction_type, joint_samples.shape[1]
+    shape = (len(noise_levels), num_noises, *joint_samples.shape[1:])
+    noises = torch.randn(shape, generator=torch.Generator().manual_seed(seed))  # [L, K, 3, H, W]
+    null = unet.null_class_label
+    labels = None
+    if null is not None:
+        labels = torch.tensor([label if 0 <= label < unet.num_classes else null for label in class_labels])
+    training = unet.training
+    unet.eval()
+    errors = torch.zeros(len(joint_samples), len(noise_levels))
+    for start in range(0, len(joint_samples), batch_size):
+        rows = slice(start, start + batch_size)
+        clean = to_signal(joint_samples[rows].to(unet.device), unet.config)
+        for level, noise_level in enumerate(noise_levels):
+            timesteps = torch.full((len(clean),), int(noise_level * process.num_timesteps), device=unet.device)
+            abar = process.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+            for noise in noises[level].to(unet.device):
+                noise = noise.expand(len(clean), -1, -1, -1)
+                noisy = process.add_noise(clean, noise, timesteps)
+                given = None if labels is None else labels[rows].to(unet.device)
+                prediction = unet(noisy, timesteps, class_labels=given).sample[:, :channels]
+                error = (noise_of(prediction.float(), noisy, abar, kind) - noise).square().mean(dim=(1, 2, 3))
+                errors[rows, level] += error.cpu() / num_noises
+    unet.train(training)
+    return errors.numpy()
+
+
+def membership_auc(
+    member_errors: np.ndarray,
+    other_errors: np.ndarray,
+    member_labels: Sequence[Hashable],
+    other_labels: Sequence[Hashable],
+    member_patients: Sequence[Hashable | None],
+    other_patients: Sequence[Hashable | None],
+    *,
+    seed: int = 0,
+    resamples: int = 1000,
+) -> dict:
+    """How well the denoising error tells training cases from others: AUC with a 95 % interval.
+
+    The AUC is the probability that a training case has the smaller error, over the pairs *of the same label* (a case with a
+    lesion is harder than one without, and the two groups may have other shares of them). Interval: percentile bootstrap over
+    patients.
+
+    Args:
+        member_errors, other_errors: `[N]`, `[M]`.
+
+    Returns:
+        `auc`, `interval`, `members`, `others`; auc and interval are None where no label is in both groups.
+    """
+    groups = []
+    for errors, labels, patients in (
+        (member_errors, member_labels, member_patients),
+        (other_errors, other_labels, other_patients),
+    ):
+        names = [("case", i) if patient is None else ("patient", patient) for i, patient in enumerate(patients)]
+        codes = {name: code for code, name in enumerate(dict.fromkeys(names))}
+        groups.append((np.asarray(errors, float), np.asarray(labels, object), np.array([codes[n] for n in names], int)))
+    result = {"auc": None, "interval": None, "members": len(member_errors), "others": len(other_errors)}
+    auc = _stratified_auc(*((errors, labels, np.ones(len(errors))) for errors, labels, _ in groups))
+    if auc is None:
+        return result
+    generator = np.random.default_rng(seed)
+    values = []
+    for _ in range(resamples):
+        drawn = []
+        for errors, labels, patients in groups:
+            count = patients.max() + 1
+            weights = np.bincount(generator.integers(count, size=count), minlength=count)[patients]
+            drawn.append((errors, labels, weights.astype(float)))
+        value = _stratified_auc(*drawn)
+        if value is not None:
+            values.append(value)
+    low, high = np.quantile(values, [0.025, 0.975])
+    return {**result, "auc": auc, "interval": [float(low), float(high)]}
+
+
+def _stratified_auc(members, others) -> float | None:
+    """Share of weighted pairs of one label in which the member has the smaller error; ties count half."""
+    wins = pairs = 0.0
+    for label in set(members[1]) & set(others[1]):
+        (a, wa), (b, wb) = (
+            (errors[labels == label], weights[labels == label]) for errors, labels, weights in (members, others)
+        )
+        order = np.argsort(b, kind="stable")
+        b, cumulative = b[order], np.concatenate([[0.0], np.cumsum(wb[order])])
+        below, up_to = cumulative[np.searchsorted(b, a, "left")], cumulative[np.searchsorted(b, a, "right")]
+        total = cumulative[-1]
+        wins += float((wa * (total - up_to + (up_to - below) / 2)).sum())
+        pairs += float(wa.sum() * total)
+    return wins / pairs if pairs else None

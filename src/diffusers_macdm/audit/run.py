@@ -1,0 +1,471 @@
+"""The copy audit of a synthetic set: `macdm audit`.
+
+OUT/audit.json       the rates with their intervals, the verdict, the settings
+OUT/audit.jsonl      one line for each synthetic image
+OUT/index.html       the same to look at; montage.png, distances.png and strengths.png beside it
+OUT/embedding/       the embedding, for the next audit against the same training images (`embedding=`)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..data.loading import PairDataset, case_names, load_pairs, radiograph_array
+from .copies import NOMINAL_RATE, CopyDetector, copies_too_often, false_alarm_interval, proportion
+from .embedding import CopyEmbedding, train_embedding
+from .images import SIZE, plant_copies, to_audit_size
+from .membership import NOISE_LEVELS, denoising_errors, membership_auc
+from .neighbours import Comparison, Gallery
+
+
+AUDIT_FILE, VERDICTS_FILE = "audit.json", "audit.jsonl"
+EMBEDDING_STEPS = 400
+MAX_PLANTED = 100  # training images of which copies are planted, of each kind
+MAX_MEMBERS = 200  # cases on either side of the membership inference
+# Share of planted copies that must be found for the audit to be relied on.
+MIN_SENSITIVITY = 0.8
+# Harder than what a model does by itself: reported, but the audit does not stand or fall with it.
+NOT_REQUIRED = ("combined",)
+
+
+@dataclass
+class Radiographs:
+    """The radiographs of one split at the audit's size, with what the set says about them.
+
+    Attributes:
+        images: uint8 `[N, 64, 64]`.
+        files: path of each, relative to the split's folder; its case name where the set keeps no file names.
+        names: case names.
+        labels: None for unlabeled ones.
+        patients: None where not given.
+        rows: the remaining columns of each (provenance).
+        side: of the smallest image as it was loaded.
+    """
+
+    images: torch.Tensor
+    files: list[str]
+    names: list[str]
+    labels: list
+    patients: list
+    rows: list[dict]
+    side: int
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def select(self, chosen: Sequence[int]) -> Radiographs:
+        pick = lambda values: [values[i] for i in chosen]  # noqa: E731
+        lists = (pick(values) for values in (self.files, self.names, self.labels, self.patients, self.rows))
+        return Radiographs(self.images[list(chosen)], *lists, self.side)
+
+
+def load_radiographs(data: str | Path, split: str, size: int | None = None, columns: Sequence[str] = ()) -> Radiographs:
+    """The radiographs of a split, one after the other, so that no more than one stands in memory at full size.
+
+    Args:
+        size: see `images.to_audit_size`; the side of the smallest image of this split when None.
+        columns: further columns to keep.
+
+    Raises:
+        ValueError: when the split cannot be read, is empty, or a radiograph cannot be decoded (it is named).
+    """
+    import datasets
+
+    pairs = load_pairs(data, split)
+    if not len(pairs):
+        raise ValueError(f"{data}, split {split!r}: there are no images.")
+    names = case_names(pairs)
+    undecoded = pairs.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
+    paths = [row["image"]["path"] for row in undecoded]
+    files = [_file_name(Path(data) / split, path, name) for path, name in zip(paths, names, strict=True)]
+    images = pairs.select_columns(["image"])
+
+    def decoded():
+        for index, name in enumerate(names):
+            try:
+                yield radiograph_array(images[index]["image"])
+            except (ValueError, OSError) as error:
+                raise ValueError(f"{data}, split {split!r}, {name}: {error}") from error
+
+    side = min(max(array.shape) for array in decoded()) if size is None else size
+    kept = [column for column in columns if column in pairs.column_names]
+    values = {column: list(pairs[column]) for column in kept}
+    rows = [{column: values[column][i] for column in kept} for i in range(len(pairs))]
+    patients = list(pairs["patient_id"]) if "patient_id" in pairs.column_names else [None] * len(pairs)
+    return Radiographs(to_audit_size(decoded(), side), files, names, list(pairs["label"]), patients, rows, side)
+
+
+def _file_name(folder: Path, path: str | None, name: str) -> str:
+    if path is None:
+        return name
+    try:
+        return Path(path).resolve().relative_to(folder.resolve()).as_posix()
+    except ValueError:  # of a Hub data set: the path in its archive, or in the cache
+        return Path(path).name
+
+
+def build_detector(
+    training: Radiographs,
+    validation: Radiographs,
+    *,
+    embedding: CopyEmbedding | None = None,
+    embedding_steps: int = EMBEDDING_STEPS,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    progress: bool = False,
+) -> tuple[CopyDetector, list[str]]:
+    """A detector of copies of these training images, and notes on what had to be left out of the validation images.
+
+    Left out are validation images that are training images, pixel by pixel, and those of patients who have training images:
+    they would make a copy look ordinary.
+    """
+    notes = []
+    known = {image.numpy().tobytes() for image in training.images}
+    patients = {patient for patient in training.patients if patient is not None}
+    same = [i for i, image in enumerate(validation.images) if image.numpy().tobytes() in known]
+    shared = [i for i, patient in enumerate(validation.patients) if patient in patients and i not in same]
+    for left_out, why in ((same, "stand in the training split, too"), (shared, "are of patients with training images")):
+        if left_out:
+            named = ", ".join(validation.names[i] for i in left_out[:10]) + (" and others" if len(left_out) > 10 else "")
+            notes.append(f"{len(left_out)} validation images {why} and were left out of the comparison: {named}.")
+    null = validation.select([i for i in range(len(validation)) if i not in {*same, *shared}])
+    if embedding is None:
+        embedding = train_embedding(training.images, embedding_steps, seed, device=device, progress=progress)
+    gallery = Gallery(training.images, training.patients, embedding.to(device))
+    return CopyDetector(gallery, gallery.compare(null.images, progress="validation images" if progress else None)), notes
+
+
+def sensitivity_of(detector: CopyDetector, seed: int, count: int = MAX_PLANTED, progress: bool = False) -> dict:
+    """Plant copies of `count` training images and count those that the detector finds, by kind of alteration.
+
+    Returns:
+        For each kind the `proportion` found, and `attributed`, the share whose nearest training image is their source.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sources = torch.randperm(len(detector.gallery), generator=generator)[:count]
+    found = {}
+    for kind, copies in plant_copies(detector.gallery.images[sources], seed).items():
+        comparison = detector.gallery.compare(copies, progress=f"planted copies, {kind}" if progress else None)
+        found[kind] = _named(proportion(detector.is_copy(comparison)), "found")
+        found[kind]["attributed"] = float((comparison.nearest == sources.numpy()).mean())
+    return found
+
+
+def audit(
+    real: str | Path,
+    synthetic: str | Path,
+    out: str | Path,
+    *,
+    model: str | Path | None = None,
+    embedding: str | Path | None = None,
+    embedding_steps: int = EMBEDDING_STEPS,
+    strengths: Sequence[float] = (),
+    variations: int = 64,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    progress: bool = True,
+) -> dict:
+    """Audit a synthetic set for copies of the images that its model was trained on.
+
+    Args:
+        real: the real data set; the copied would be in its train split, and its validation split says how near an image comes
+            that copies nobody. A test split, where there is one, measures the false alarms.
+        synthetic: the set to audit (its train split).
+        out: new or empty folder.
+        model: the model itself, for membership inference and `strengths`; its record also says which cases trained it.
+        embedding: the `embedding` folder of an earlier audit against the same training images.
+        embedding_steps: training steps of the embedding otherwise.
+        strengths: noise levels `Z / T` in (0, 1] at which variations of training cases are made with `model` and audited.
+        variations: number of them at each strength.
+        seed: everything random follows from it.
+        device: for the embedding and the model; "cuda" where there is one, else "cpu", when None.
+        progress: whether to show progress bars on stderr.
+
+    Returns:
+        What `audit.json` says.
+
+    Raises:
+        FileNotFoundError, ValueError: when a set, the model or the embedding cannot be read, or settings do not go together.
+        FileExistsError: when `out` has files in it.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} exists and is not an empty folder; nothing is overwritten.")
+    if strengths and model is None:
+        raise ValueError("strengths need the model that makes the variations.")
+    for strength in strengths:
+        if not 0 < strength <= 1:
+            raise ValueError(f"strength {strength} is not allowed: a noise level in (0, 1] is needed.")
+    if embedding_steps < 1 or variations < 1 or seed < 0:
+        raise ValueError("embedding_steps and variations must be at least 1 and seed at least 0.")
+    device = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+
+    made = load_radiographs(synthetic, "train", columns=("strength", "source", "masks_from"))
+    training = load_radiographs(real, "train", made.side)
+    validation = load_radiographs(real, "validation", made.side)
+    notes, num_available = [], len(training)
+    cases = trained_cases(model, synthetic)
+    if cases is not None:
+        chosen = [i for i, name in enumerate(training.names) if name in cases]
+        if not chosen:
+            raise ValueError(f"{real}: none of the {len(cases)} cases that trained the model is in its train split.")
+        if len(chosen) < len(cases):
+            notes.append(f"{len(cases) - len(chosen)} of the {len(cases)} cases that trained the model are not in {real}.")
+        training = training.select(chosen)
+    learned = _load_embedding(embedding, training) if embedding is not None else None
+    detector, left_out = build_detector(
+        training,
+        validation,
+        embedding=learned,
+        embedding_steps=embedding_steps,
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
+    notes += left_out
+    if len(detector.null) < 100:
+        notes.append(f"Only {len(detector.null)} validation images set the threshold; 100 make it firm.")
+
+    comparison = detector.gallery.compare(made.images, progress="synthetic images" if progress else None)
+    copies = detector.is_copy(comparison)
+    sensitivity = sensitivity_of(detector, seed, progress=progress)
+    false_alarms = _false_alarms(real, detector, made.side, progress)
+
+    membership = curve = None
+    if model is not None:
+        pipe = _pipeline(model, device)
+        membership = _membership(pipe, real, set(training.names), seed)
+        if strengths:
+            curve = strength_curve(pipe, real, training, detector, strengths, variations, seed, progress)
+
+    result = {
+        "verdict": "",
+        "reliable": all(found["value"] >= MIN_SENSITIVITY for kind, found in sensitivity.items() if kind not in NOT_REQUIRED),
+        "copy_rate": _named(proportion(copies), "copies"),
+        "training_images_copied": _named(proportion(np.isin(np.arange(len(training)), comparison.nearest[copies])), "copied"),
+        "authenticity": proportion(detector.is_authentic(comparison)),
+        "nearest_ratio": {
+            "median": float(np.median(comparison.nearest_ratio)),
+            "median_validation": float(np.median(detector.null.nearest_ratio)),
+        },
+        "by_label": _groups(made.labels, copies),
+        "by_strength": _groups([row.get("strength") for row in made.rows], copies),
+        "sensitivity": sensitivity,
+        "false_alarms": false_alarms,
+        "nominal_false_alarm_rate": {"value": NOMINAL_RATE, "interval": list(false_alarm_interval(len(detector.null)))},
+        "membership": membership,
+        "strength_curve": curve,
+        "strength_level": None if curve is None else telling_level(curve),
+        "threshold": detector.threshold,
+        "distances": {
+            name: {"synthetic": _quantiles(getattr(comparison, name)), "validation": _quantiles(getattr(detector.null, name))}
+            for name in ("pixel_distance", "embedding_distance", "aligned_distance")
+        },
+        "notes": notes,
+        "settings": {
+            "real": str(real),
+            "synthetic": str(synthetic),
+            "model": None if model is None else str(model),
+            "training_images": len(training),
+            "training_images_available": num_available,
+            "validation_images": len(detector.null),
+            "synthetic_images": len(made),
+            "size": min(made.side, SIZE),
+            "embedding_steps": detector.gallery.embedding.config.steps,
+            "seed": seed,
+        },
+        "versions": _versions(),
+    }
+    result["verdict"] = verdict(result)
+
+    from .report import write_page, write_pictures
+
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        lines = list(_verdict_lines(made, training, detector, comparison, copies))
+        (temporary / VERDICTS_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        detector.gallery.embedding.save_pretrained(temporary / "embedding")
+        write_pictures(temporary, made, training, detector, comparison, lines, result)
+        write_page(temporary, result)
+        (temporary / AUDIT_FILE).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        if out.exists():
+            out.rmdir()
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return result
+
+
+def verdict(result: dict) -> str:
+    """The audit in a few sentences, from `audit.json`'s numbers alone."""
+    rate, sensitivity = result["copy_rate"], result["sensitivity"]
+    required = {kind: found for kind, found in sensitivity.items() if kind not in NOT_REQUIRED}
+    found, total = sum(part["found"] for part in required.values()), sum(part["total"] for part in required.values())
+    sentence = (
+        f"{rate['copies']} of {rate['total']} synthetic images lie closer to a training image than 95 % of validation images "
+        f"do; the audit finds {100 * found / total:.0f} % of planted copies."
+    )
+    if not result["reliable"]:
+        missed = ", ".join(f"{kind} {part['value']:.0%}" for kind, part in required.items() if part["value"] < MIN_SENSITIVITY)
+        sentence += f" The audit cannot be relied on: it misses too many planted copies ({missed} found)."
+    if copies_too_often(result):
+        sentence += " That is more than chance gives: the model copies its training images."
+    elif result["reliable"]:
+        sentence += " That is no more than chance gives (5 %)."
+    return sentence
+
+
+def telling_level(curve: Sequence[dict]) -> float | None:
+    """The lowest strength from which on variations are flagged no more often than images that copy nobody; None if none.
+
+    Below it the audit can tell which case a variation was made from: it is a copy of that case."""
+    level = None
+    for point in sorted(curve, key=lambda point: -point["strength"]):
+        if point["interval"][0] > NOMINAL_RATE:
+            break
+        level = point["strength"]
+    return level
+
+
+def trained_cases(model: str | Path | None, synthetic: str | Path) -> set[str] | None:
+    """Names of the cases that trained the model, from its record or that of the synthetic set; None where nothing says so."""
+    if model is not None:
+        record = Path(model) / "training_config.json"
+        if record.is_file():
+            cases = json.loads(record.read_text(encoding="utf-8")).get("data", {}).get("cases")
+            if cases:
+                return set(cases)
+    return None
+
+
+def strength_curve(
+    pipe, real, training: Radiographs, detector: CopyDetector, strengths, count: int, seed: int, progress: bool
+) -> list[dict]:
+    """Share of variations of training cases that are copies, and that lie nearest to their own source, by strength."""
+    dataset = PairDataset(load_pairs(real, "train"), pipe.unet.config.sample_size, null_label=-1)
+    places = {name: i for i, name in enumerate(training.names)}
+    eligible = [i for i, name in enumerate(dataset.names) if name in places and dataset.labels[i] >= 0]
+    chosen = np.random.default_rng(seed).permutation(eligible)[:count]
+    sources = np.array([places[dataset.names[i]] for i in chosen])
+    curve = []
+    for strength in sorted(strengths):
+        images = []
+        for start in range(0, len(chosen), 16):
+            batch = [dataset[int(i)] for i in chosen[start : start + 16]]
+            samples = torch.stack([item["joint_sample"] for item in batch]) / 2 + 0.5  # [B, 3, H, W] in [0, 1]
+            output = pipe(
+                class_labels=[item["class_label"] for item in batch],
+                image=samples[:, :1],
+                anatomy_mask=samples[:, 1:2],
+                lesion_mask=samples[:, 2:],
+                strength=strength,
+                num_inference_steps=50,
+                generator=[torch.Generator().manual_seed(seed + start + i) for i in range(len(batch))],
+                refine_masks=False,
+                output_type="np",
+            )
+            images.extend(output.images[..., 0])
+        bar = f"variations at {strength}" if progress else None
+        comparison = detector.gallery.compare(to_audit_size(images, images[0].shape[0]), progress=bar)
+        point = _named(proportion(detector.is_copy(comparison)), "copies")
+        curve.append({"strength": float(strength), **point, "nearest_is_source": float((comparison.nearest == sources).mean())})
+    return curve
+
+
+def _verdict_lines(made: Radiographs, training: Radiographs, detector: CopyDetector, comparison: Comparison, copies):
+    closeness, authentic = detector.closeness(comparison), detector.is_authentic(comparison)
+    for i in range(len(made)):
+        line = {
+            "image_file_name": made.files[i],
+            "nearest_training_image": training.files[comparison.nearest[i]],
+            "aligned_distance": float(comparison.aligned_distance[i]),
+            "nearest_ratio": float(comparison.nearest_ratio[i]),
+            "pixel_distance": float(comparison.pixel_distance[i]),
+            "pixel_nearest": training.files[comparison.pixel_nearest[i]],
+            "embedding_distance": float(comparison.embedding_distance[i]),
+            "embedding_nearest": training.files[comparison.embedding_nearest[i]],
+            "closeness": float(closeness[i]),
+            "authentic": bool(authentic[i]),
+            "copy": bool(copies[i]),
+            "label": made.labels[i],
+        }
+        yield line | {column: value for column, value in made.rows[i].items() if value is not None}
+
+
+def _false_alarms(real, detector: CopyDetector, side: int, progress: bool) -> dict | None:
+    """Share of the test split that is called a copy: images that neither the model nor the threshold has seen."""
+    try:
+        fresh = load_radiographs(real, "test", side)
+    except ValueError as error:
+        if "there is no split" not in str(error):
+            raise
+        return None
+    comparison = detector.gallery.compare(fresh.images, progress="test images" if progress else None)
+    return _named(proportion(detector.is_copy(comparison)), "found")
+
+
+def _membership(pipe, real, trained: set[str], seed: int) -> dict:
+    generator = np.random.default_rng(seed)
+    groups = []
+    for split in ("train", "validation"):
+        dataset = PairDataset(load_pairs(real, split), pipe.unet.config.sample_size, null_label=-1)
+        chosen = [i for i, name in enumerate(dataset.names) if split != "train" or name in trained]
+        chosen = np.sort(generator.permutation(chosen)[:MAX_MEMBERS])
+        labels = [dataset.labels[i] for i in chosen]
+        samples = torch.stack([dataset[int(i)]["joint_sample"] for i in chosen])
+        errors = denoising_errors(pipe.unet, pipe.scheduler, samples, labels, seed=seed).mean(axis=1)
+        groups.append((errors, labels, [dataset.patient_ids[i] for i in chosen]))
+    (members, labels, patients), (others, other_labels, other_patients) = groups
+    result = membership_auc(members, others, labels, other_labels, patients, other_patients, seed=seed)
+    return {**result, "noise_levels": list(NOISE_LEVELS)}
+
+
+def _pipeline(model, device):
+    from ..synthesis import load_pipeline
+
+    pipe = load_pipeline(model).to(device)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _load_embedding(folder: str | Path, training: Radiographs) -> CopyEmbedding:
+    if not (Path(folder) / "config.json").is_file():
+        raise FileNotFoundError(f"{folder}: there is no embedding here; it is the folder 'embedding' of an earlier audit.")
+    return CopyEmbedding.from_pretrained(str(folder)).eval().requires_grad_(False)
+
+
+def _groups(keys: Sequence, copies: np.ndarray) -> dict:
+    """The copy rate for each value of a column; None ("not given", "pure noise") last."""
+    known = sorted({key for key in keys if key is not None})
+    chosen = [*known, None] if any(key is None for key in keys) else known
+    return {
+        "none" if key is None else str(key): _named(
+            proportion([c for k, c in zip(keys, copies, strict=True) if k == key]), "copies"
+        )
+        for key in chosen
+    }
+
+
+def _named(share: dict, name: str) -> dict:
+    return {name if key == "count" else key: value for key, value in share.items()}
+
+
+def _quantiles(values: np.ndarray) -> dict[str, float]:
+    return {f"{q:g}": float(np.quantile(values, q)) for q in (0.0, 0.05, 0.25, 0.5, 0.75)}
+
+
+def _versions() -> dict[str, str]:
+    import diffusers
+
+    from ..synthesis import _own_version
+
+    return {"diffusers_macdm": _own_version(), "diffusers": diffusers.__version__, "torch": torch.__version__}
