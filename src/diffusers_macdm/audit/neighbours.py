@@ -126,6 +126,8 @@ class Gallery:
             begin = alignments()[number.gather(1, views)]  # [n, K, 5]
             chosen = views % len(self)
             distance, begin = self._descend(queries[part], chosen, begin, FIRST_STEPS, COARSE)
+            # one image may have been found in several ways
+            distance = distance.masked_fill((views[:, :, None] == views[:, None]).tril(-1).any(dim=2), torch.inf)
             # the best, and the best of another patient
             place = distance.argmin(dim=1, keepdim=True)
             patients = self.patients[chosen]
