@@ -309,6 +309,7 @@ def add_audit(subparsers) -> None:
     parser.add_argument(
         "--embedding-steps", metavar="N", type=int, default=400, help="training steps of the embedding otherwise"
     )
+    parser.add_argument("--planted", metavar="N", type=int, default=100, help="planted copies of each kind")
     parser.add_argument(
         "--strengths",
         metavar="Z",
@@ -333,6 +334,7 @@ def _audit(args: argparse.Namespace) -> int:
         model=args.model,
         embedding=args.embedding,
         embedding_steps=args.embedding_steps,
+        planted=args.planted,
         strengths=args.strengths,
         variations=args.variations,
         seed=args.seed,

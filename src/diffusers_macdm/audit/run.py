@@ -167,6 +167,7 @@ def audit(
     model: str | Path | None = None,
     embedding: str | Path | None = None,
     embedding_steps: int = EMBEDDING_STEPS,
+    planted: int = MAX_PLANTED,
     strengths: Sequence[float] = (),
     variations: int = 64,
     seed: int = 0,
@@ -183,6 +184,7 @@ def audit(
         model: the model itself, for membership inference and `strengths`; its record also says which cases trained it.
         embedding: the `embedding` folder of an earlier audit against the same training images.
         embedding_steps: training steps of the embedding otherwise.
+        planted: training images of which copies are planted, of each kind.
         strengths: noise levels `Z / T` in (0, 1] at which variations of training cases are made with `model` and audited.
         variations: number of them at each strength.
         seed: everything random follows from it.
@@ -204,8 +206,14 @@ def audit(
     for strength in strengths:
         if not 0 < strength <= 1:
             raise ValueError(f"strength {strength} is not allowed: a noise level in (0, 1] is needed.")
-    if embedding_steps < 1 or variations < 1 or seed < 0:
-        raise ValueError("embedding_steps and variations must be at least 1 and seed at least 0.")
+    for name, value, least in (
+        ("embedding_steps", embedding_steps, 1),
+        ("planted", planted, 1),
+        ("variations", variations, 1),
+        ("seed", seed, 0),
+    ):
+        if value < least:
+            raise ValueError(f"{name}={value} is not allowed: at least {least} is needed.")
     device = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
 
     made = load_radiographs(synthetic, "train", columns=("strength", "source", "masks_from"))
@@ -236,7 +244,7 @@ def audit(
 
     comparison = detector.gallery.compare(made.images, progress="synthetic images" if progress else None)
     copies = detector.is_copy(comparison)
-    sensitivity = sensitivity_of(detector, seed, progress=progress)
+    sensitivity = sensitivity_of(detector, seed, planted, progress)
     false_alarms = _false_alarms(real, detector, made.side, progress)
 
     membership = curve = None
