@@ -59,6 +59,7 @@ RECORD = {
     "data": {"num_cases": 2, "cases_per_label": {"0": 1, "1": 1}, "num_patients": 2, "cases": ["jane_doe", "john_doe"]},
     "unet": {"sample_size": 16, "_name_or_path": "/data/of/jane_doe/unet"},
     "versions": {"torch": "2.13.0"},
+    "audit": {"last": {"step": 4, "copy_rate": {"value": 0.05}}, "kept": None},
     "notes_of_the_user": "jane_doe",
 }
 
@@ -160,6 +161,7 @@ def test_records_name_no_case_no_patient_and_no_folder(hub, model):
         "data": {"num_cases": 2, "cases_per_label": {"0": 1, "1": 1}, "num_patients": 2},
         "unet": {"sample_size": 16},
         "versions": {"torch": "2.13.0"},
+        "audit": {"last": {"step": 4, "copy_rate": {"value": 0.05}}, "kept": None},
     }
     named = [path for path, content in files.items() if b"jane_doe" in content or b"john_doe" in content]
     assert named == []

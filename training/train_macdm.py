@@ -17,8 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from diffusers import UNet2DModel
 
+import copy_watch
 import training_utils
 from diffusers_macdm import GuidanceClassifier, MaCDMPipeline, MaCDMUNet2DModel
 from diffusers_macdm.contact_sheet import contact_sheet
@@ -95,6 +97,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=int,
         help="Keep the average of this step as the pipeline's weak_unet, for autoguidance (default: none).",
     )
+    copy_watch.add_arguments(parser)
     return parser.parse_args(argv)
 
 
@@ -121,6 +124,7 @@ def check_arguments(args: argparse.Namespace) -> None:
             f"--max_train_steps {args.max_train_steps}."
         )
     draw_timesteps(1, args.ddpm_num_steps, args.task_probabilities)
+    copy_watch.check_arguments(args)
 
 
 def build_unet(args: argparse.Namespace, num_classes: int, augmentation_dim: int) -> MaCDMUNet2DModel:
@@ -347,6 +351,7 @@ def resolve(args: argparse.Namespace) -> dict[str, Any]:
     """Everything that the run depends on, as plain data: the arguments, the data, the network."""
     check_arguments(args)
     dataset = training_utils.load_training_data(args)
+    validation = copy_watch.load_validation(args, dataset)
     training_utils.set_seed(args.seed)
     unet = build_unet(args, dataset.num_classes, training_utils.augmentation_dim(dataset))
     classifier = find_classifier(args, dataset.num_classes)
@@ -360,7 +365,13 @@ def resolve(args: argparse.Namespace) -> dict[str, Any]:
         guidance_classifier=None if classifier is None else dict(classifier.config),
         scheduler=dict(scheduler.config),
     )
-    return {"configuration": configuration, "dataset": dataset, "unet": unet, "classifier": classifier}
+    return {
+        "configuration": configuration,
+        "dataset": dataset,
+        "validation": validation,
+        "unet": unet,
+        "classifier": classifier,
+    }
 
 
 def main() -> None:
@@ -377,6 +388,15 @@ def main() -> None:
     if resume is not None and weak_step is not None and weak_step <= training_utils.checkpoint_step(resume):
         if not (output_dir / "weak_unet").is_dir():
             raise ValueError(f"--weak_unet_step {weak_step} is not allowed: {resume} is beyond it, and no weak_unet was kept.")
+    audit = best = None
+    if accelerator.is_main_process and args.audit_steps:
+        audit = copy_watch.build_audit(args, dataset, resolved["validation"], accelerator.device)
+        if audit is not None:
+            done = 0 if resume is None else training_utils.checkpoint_step(resume)
+            training_utils.truncate_log(output_dir / copy_watch.AUDIT_LOG, done)
+        if args.max_copy_rate is not None:
+            best = copy_watch.BestState(output_dir, args.max_copy_rate)
+            best.follow(accelerator, resume)
     repository = training_utils.prepare_push(args, accelerator)
     accelerator.wait_for_everyone()
     training_utils.write_record(output_dir / "training_config.json", configuration, accelerator, resume)
@@ -394,9 +414,28 @@ def main() -> None:
     )
     loss = DenoisingLoss(args, process, unet.config, unet.null_class_label, features)
 
-    def after_step(step, unet, ema):
-        if not accelerator.is_main_process:
-            return
+    def after_step(step, unet, ema) -> bool:
+        if accelerator.is_main_process:
+            show_and_keep(step, unet, ema)
+        if resolved["validation"] is None or not copy_watch.is_audit_step(args, step):
+            return False
+        stop = [False]
+        if audit is not None:
+            rate = audit_state(step, build_pipeline(args, unet, ema, None))
+            # At the last step there is nothing to stop.
+            stop = [args.stop_above_max_copy_rate and rate > args.max_copy_rate and step < args.max_train_steps]
+        return broadcast_object_list(stop)[0]  # here all others wait for the audit
+
+    def audit_state(step, pipeline) -> float:
+        result = audit(pipeline, step)
+        copy_watch.append_audit(output_dir, result)
+        accelerator.log(copy_watch.tracked(result), step=step)
+        logger.info(copy_watch.sentence(result))
+        if best is not None:
+            best.consider(result, pipeline)
+        return result["copy_rate"]["value"]
+
+    def show_and_keep(step, unet, ema) -> None:
         if step % args.validation_steps == 0:
             pipeline = build_pipeline(args, unet, ema, classifier)
             draw_samples(args, accelerator, pipeline, dataset.num_classes, step)
@@ -418,8 +457,21 @@ def main() -> None:
         after_step=after_step,
     )
     if accelerator.is_main_process:
+        if audit is not None:
+            copy_watch.record_audits(output_dir, best)
+        if best is not None:
+            kept = best.audit
+            if kept is None:
+                accelerator.end_training()
+                raise ValueError(
+                    f"none of the audited states has a copy rate of at most --max_copy_rate {args.max_copy_rate} (see "
+                    f"{output_dir / copy_watch.AUDIT_LOG}): no pipeline was written, the checkpoints are still there."
+                )
+            unet, ema = MaCDMUNet2DModel.from_pretrained(best.folder / "unet"), None
+            rate = kept["copy_rate"]["value"]
+            logger.info(f"The pipeline is the denoiser of step {kept['step']}, with a copy rate of {rate:.0%}.")
         weak_unet = None
-        if args.weak_unet_step is not None:
+        if args.weak_unet_step is not None and (output_dir / "weak_unet").is_dir():  # not where the training was stopped before
             weak_unet = MaCDMUNet2DModel.from_pretrained(output_dir / "weak_unet")
         pipeline = build_pipeline(args, unet, ema, classifier, weak_unet)
         save_pipeline(output_dir, pipeline)

@@ -16,6 +16,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import diffusers
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_seed
 from diffusers import DDPMScheduler
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
@@ -285,6 +286,8 @@ def start(args: argparse.Namespace) -> Accelerator:
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         mixed_precision=args.mixed_precision,
         log_with=None if args.report_to == "none" else args.report_to,
+        # Of several processes all but the main one wait while it samples and audits: longer than NCCL's 10 minutes, perhaps.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=4))],
         project_config=ProjectConfiguration(project_dir=args.output_dir, logging_dir=f"{args.output_dir}/{args.logging_dir}"),
     )
     if args.report_to != "none" and not accelerator.log_with:
@@ -460,7 +463,7 @@ def train(
     log_path: Path,
     resume: Path | None,
     configuration: dict[str, Any],
-    after_step: Callable[[int, torch.nn.Module, EMAModel | None], None] | None = None,
+    after_step: Callable[[int, torch.nn.Module, EMAModel | None], bool] | None = None,
 ) -> tuple[torch.nn.Module, EMAModel | None]:
     """Train `model` for `--max_train_steps` updates, from `resume` on; return it (unwrapped) and its moving average.
 
@@ -469,7 +472,8 @@ def train(
             in it comes from torch's global generator, which is seeded for each micro-step.
         checkpoints: folder for `checkpoint-<step>`.
         log_path: JSON lines, one for every `--logging_steps` and every checkpoint: the means since the line before.
-        after_step: called on all processes after each update with its number, the unwrapped model and the average.
+        after_step: called on all processes after each update with its number, the unwrapped model and the average. True, the
+            same on all of them, ends the training here, without a checkpoint: a run resumed before comes to the same end.
     """
     name = type(model).__name__
     optimizer = torch.optim.AdamW(
@@ -527,7 +531,7 @@ def train(
         accelerator.step = 0  # its count of micro-steps: a checkpoint lies between two updates
         logger.info(f"Resumed {name} from {resume} at step {step}.")
     if accelerator.is_main_process:
-        _truncate_log(log_path, step)
+        truncate_log(log_path, step)
         for left_over in checkpoints.glob("checkpoint-*.tmp"):
             shutil.rmtree(left_over)
     if accelerator.trackers == [] and args.report_to != "none":
@@ -593,8 +597,8 @@ def train(
             if accelerator.is_main_process:
                 with log_path.open("a") as file:
                     file.write(json.dumps({"step": step, **logs}) + "\n")
-        if after_step is not None:
-            after_step(step, model, ema)
+        if after_step is not None and after_step(step, model, ema):
+            break
         if is_checkpoint:  # last, so that a run resumed here misses nothing of this step
             save_checkpoint(accelerator, checkpoints, step, args.checkpoints_total_limit)
     progress.close()
@@ -619,7 +623,7 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, step: int, total_lim
     accelerator.wait_for_everyone()
 
 
-def _truncate_log(path: Path, step: int) -> None:
+def truncate_log(path: Path, step: int) -> None:
     """Drop the lines of steps that a resumed run takes again."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = path.read_text().splitlines() if path.exists() else []

@@ -57,7 +57,7 @@ CARD, LICENSE, MODEL_INDEX, DEFAULT_BRANCH = "README.md", "LICENSE", "model_inde
 # What the training scripts write beside the pipeline, for themselves: never published, and their pickles are their own.
 TRAINING_STATE = re.compile(r"checkpoint-\d+|guidance_classifier_checkpoints|logs|samples|.*\.tmp")
 RECORDS = ("training_config.json", "guidance_classifier_training_config.json")
-RECORD_SECTIONS = ("arguments", "data", "tasks", "unet", "guidance_classifier", "scheduler", "versions", "run")
+RECORD_SECTIONS = ("arguments", "data", "tasks", "unet", "guidance_classifier", "scheduler", "versions", "run", "audit")
 LOCAL_ARGUMENTS = ("output_dir", "logging_dir", "cache_dir", "resume_from_checkpoint", "hub_token", "hub_model_id")
 DATA_FACTS = ("num_cases", "cases_per_label", "num_patients", "split_sizes")
 AUDIT_FILE = "audit.json"

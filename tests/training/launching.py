@@ -31,6 +31,8 @@ TINY = {
     "logging_steps": 1,
     "report_to": "none",
 }
+# What one of the scripts alone knows. The copy audit has tests of its own (test_copy_watch.py).
+TINY_OF = {"train_macdm": {"audit_steps": 0}, "train_guidance_classifier": {}}
 # What an exact resume has to restore, all at once.
 RESUMABLE = {
     "max_train_steps": 30,
@@ -58,7 +60,7 @@ def options(**values) -> list[str]:
 
 def command(script: str, *launch_options: str, **values) -> list[str]:
     launch = [sys.executable, "-m", "accelerate.commands.launch", *launch_options, str(TRAINING / f"{script}.py")]
-    return [*launch, *options(**{**TINY, **values})]
+    return [*launch, *options(**{**TINY, **TINY_OF[script], **values})]
 
 
 def launch(script: str, *launch_options: str, **values) -> subprocess.CompletedProcess:
@@ -92,7 +94,7 @@ def launch_and_kill(script: str, log: Path, checkpoints: Path, **values) -> int:
 def run_here(monkeypatch, script: str, **values) -> None:
     """The script's `main`, in this process, on the CPU."""
     module = importlib.import_module(script)
-    monkeypatch.setattr(sys, "argv", [script, *options(**{**TINY, **values})])
+    monkeypatch.setattr(sys, "argv", [script, *options(**{**TINY, **TINY_OF[script], **values})])
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     reset_accelerate()
     try:
@@ -104,7 +106,7 @@ def run_here(monkeypatch, script: str, **values) -> None:
 def resolve_here(script: str, **values):
     """What the script would do, without doing it."""
     module = importlib.import_module(script)
-    return module.resolve(module.parse_args(options(**{**TINY, **values})))
+    return module.resolve(module.parse_args(options(**{**TINY, **TINY_OF[script], **values})))
 
 
 def read_log(path: Path) -> list[dict]:

@@ -99,7 +99,7 @@ def test_replace_folder(tmp_path):
 def test_truncated_log_drops_later_and_torn_lines(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
-    training_utils._truncate_log(path, 2)
+    training_utils.truncate_log(path, 2)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 

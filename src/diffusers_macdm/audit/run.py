@@ -112,17 +112,8 @@ def _file_name(folder: Path, path: str | None, name: str) -> str:
         return Path(path).name
 
 
-def build_detector(
-    training: Radiographs,
-    validation: Radiographs,
-    *,
-    embedding: CopyEmbedding | None = None,
-    embedding_steps: int = EMBEDDING_STEPS,
-    seed: int = 0,
-    device: str | torch.device = "cpu",
-    progress: bool = False,
-) -> tuple[CopyDetector, list[str]]:
-    """A detector of copies of these training images, and notes on what had to be left out of the validation images.
+def unrelated(training: Radiographs, validation: Radiographs) -> tuple[list[int], list[str]]:
+    """Numbers of the validation images that may be compared with, and notes on those that may not.
 
     Left out are validation images that are training images, pixel by pixel, and those of patients who have training images:
     they would make a copy look ordinary.
@@ -136,7 +127,23 @@ def build_detector(
         if left_out:
             named = ", ".join(validation.names[i] for i in left_out[:10]) + (" and others" if len(left_out) > 10 else "")
             notes.append(f"{len(left_out)} validation images {why} and were left out of the comparison: {named}.")
-    null = validation.select([i for i in range(len(validation)) if i not in {*same, *shared}])
+    return [i for i in range(len(validation)) if i not in {*same, *shared}], notes
+
+
+def build_detector(
+    training: Radiographs,
+    validation: Radiographs,
+    *,
+    embedding: CopyEmbedding | None = None,
+    embedding_steps: int = EMBEDDING_STEPS,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    progress: bool = False,
+) -> tuple[CopyDetector, list[str]]:
+    """A detector of copies of these training images, and notes on what had to be left out of the validation images
+    (see `unrelated`)."""
+    kept, notes = unrelated(training, validation)
+    null = validation.select(kept)
     if embedding is None:
         embedding = train_embedding(training.images, embedding_steps, seed, device=device, progress=progress)
     gallery = Gallery(training.images, training.patients, embedding.to(device))
