@@ -58,7 +58,8 @@ class CopyDetector:
             raise ValueError(f"{len(null)} validation images to compare with: at least 2 are needed, 100 for a firm threshold.")
         self.gallery, self.null = gallery, null
         self.distance_scale, self.ratio_scale = Scale.of(null.aligned_distance), Scale.of(null.nearest_ratio)
-        self.threshold = float(np.quantile(self.closeness(null), NOMINAL_RATE))
+        # Of rank 0.05 (n + 1): one of twenty new images falls below it on average, however few the validation images are.
+        self.threshold = float(np.quantile(self.closeness(null), NOMINAL_RATE, method="weibull"))
 
     def closeness(self, comparison: Comparison) -> np.ndarray:
         """`[N]`; 0 is the median validation image, smaller is closer."""
@@ -84,7 +85,7 @@ def false_alarm_interval(num_null: int, level: float = 0.95) -> tuple[float, flo
     The share of the population below the k-th smallest of n draws is Beta(k, n + 1 - k), whatever the distribution."""
     from scipy.stats import beta
 
-    rank = 1 + NOMINAL_RATE * (num_null - 1)  # where numpy's quantile lies among the sorted values, counted from 1
+    rank = max(1, NOMINAL_RATE * (num_null + 1))  # where the threshold lies among the sorted values, counted from 1
     tail = (1 - level) / 2
     low, high = beta.ppf([tail, 1 - tail], rank, num_null + 1 - rank)
     return float(low), float(high)

@@ -146,4 +146,4 @@ def _blur_matrix(n: int, sigma: float) -> torch.Tensor:
 
 def in_blocks(function: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, block: int = 256) -> torch.Tensor:
     """`function` on `block` images at a time, so that no more than these stand in memory as floats."""
-    return torch.cat([function(images[i : i + block]) for i in range(0, len(images), block)])
+    return torch.cat([function(images[i : i + block]) for i in range(0, max(1, len(images)), block)])

@@ -20,7 +20,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from .images import SIZE, affine_grid, gaussian_blur, to_unit
+from .images import SIZE, affine_grid, gaussian_blur, in_blocks, to_unit
 
 
 MIN_OVERLAP = 0.5  # of the frame; a smaller common part proves nothing
@@ -49,7 +49,7 @@ class Search:
     """
 
     def __init__(self, images: torch.Tensor):
-        self.edges = _edges(_small(images))[:, 0]  # [M, E]
+        self.edges = in_blocks(lambda block: _edges(_small(block))[:, 0], images)  # [M, E]
 
     def __call__(self, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The best alignment of each query with each of the images.
