@@ -1,4 +1,4 @@
-# make test | slow-test | floor-test | lint | demo | single-file | clean
+# make test | slow-test | floor-test | lint | demo | benchmark-audit | single-file | clean
 #
 # Each target makes the virtual environment it needs (about two minutes, once) from the package registry alone.
 #   PYTHON    the interpreter to make it with: Python 3.11 or newer, for which constraints.txt pins every package
@@ -12,7 +12,7 @@ DEMO_OUT ?= runs/demo
 VENV := .venv
 PIP_INSTALL := bin/python -m pip install -qq --no-input --disable-pip-version-check
 
-.PHONY: demo test slow-test floor-test lint single-file clean
+.PHONY: demo test slow-test floor-test lint benchmark-audit single-file clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python pipelines/demo.py --output_dir $(DEMO_OUT)
@@ -26,6 +26,11 @@ slow-test: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
+
+# Time and memory of the copy audit; about a quarter of an hour on 2 free cores.
+benchmark-audit: $(VENV)/.installed
+	@mkdir -p runs
+	$(VENV)/bin/python benchmarks/audit.py runs/benchmark-audit.json
 
 # pipelines/macdm anew from the package, after a change of what sampling needs.
 single-file: $(VENV)/.installed

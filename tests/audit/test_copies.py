@@ -51,7 +51,7 @@ def test_false_alarm_interval_is_that_of_simulated_thresholds(num_null):
     assert thresholds.mean() == pytest.approx(0.05, rel=0.02)
     low, high = false_alarm_interval(num_null)
     assert np.quantile(thresholds, [0.025, 0.975]) == pytest.approx([low, high], rel=0.15, abs=0.002)
-    assert np.mean((low < thresholds) & (thresholds < high)) == pytest.approx(0.95, abs=0.015)
+    assert np.mean((low < thresholds) & (thresholds < high)) == pytest.approx(0.95, abs=0.02)  # a little more for 20
     assert low < 0.05 < high
 
 
