@@ -31,7 +31,7 @@ LAYERS = (
     ("hub",),
     ("cards", "synthesis", "audit", "contact_sheet", "single_file", "conversion"),
     ("macdm",),
-    ("image_processor", "guidance", "losses", "refinement", "data"),
+    ("image_processor", "guidance", "losses", "refinement", "provenance", "data"),
     ("forward_process",),
     ("joint_sample", "hub_errors"),
 )

@@ -108,6 +108,7 @@ def resolve(args: argparse.Namespace) -> dict[str, Any]:
     configuration = training_utils.record(
         args,
         data=training_utils.describe_data(dataset),
+        earlier_trainings=training_utils.earlier_trainings(args, dataset),
         tasks=dict(zip(TASKS, args.task_probabilities, strict=True)),
         guidance_classifier={**classifier.config, "num_parameters": classifier.num_parameters()},
         scheduler=dict(training_utils.training_scheduler(args).config),

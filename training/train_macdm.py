@@ -360,6 +360,7 @@ def resolve(args: argparse.Namespace) -> dict[str, Any]:
     configuration = training_utils.record(
         args,
         data=training_utils.describe_data(dataset),
+        earlier_trainings=training_utils.earlier_trainings(args, dataset),
         tasks=dict(zip(TASKS, args.task_probabilities, strict=True)),
         unet={**unet.config, "num_parameters": unet.num_parameters()},
         guidance_classifier=None if classifier is None else dict(classifier.config),
@@ -474,6 +475,8 @@ def main() -> None:
         if args.weak_unet_step is not None and (output_dir / "weak_unet").is_dir():  # not where the training was stopped before
             weak_unet = MaCDMUNet2DModel.from_pretrained(output_dir / "weak_unet")
         pipeline = build_pipeline(args, unet, ema, classifier, weak_unet)
+        if classifier is not None:
+            training_utils.keep_classifier_record(classifier.config["_name_or_path"], output_dir)
         save_pipeline(output_dir, pipeline)
         logger.info(f"Saved the pipeline to {output_dir}.")
         if repository is not None:

@@ -32,7 +32,7 @@ from diffusers.training_utils import EMAModel
 from tqdm.auto import tqdm
 
 import diffusers_macdm
-from diffusers_macdm import hub
+from diffusers_macdm import hub, provenance
 from diffusers_macdm.data.augmentation import AUGMENTATION_DIM, PairAugmentation
 from diffusers_macdm.data.loading import BALANCES, PairDataset, StepBatchSampler, load_pairs
 from diffusers_macdm.joint_sample import CHANNELS, MASK_WEIGHTINGS
@@ -263,14 +263,28 @@ def describe_data(dataset: PairDataset) -> dict[str, Any]:
     """The facts about the training data that go into the record of the run."""
     labels, counts = np.unique(dataset.labels, return_counts=True)
     names = ["none" if label == dataset.num_classes else str(label) for label in labels]
+    patients = {str(patient) for patient in dataset.patient_ids if patient is not None}
+    # Decodes every case, which the first epoch would do otherwise.
+    digests = [dataset.image_sha256(index) for index in tqdm(range(len(dataset)), desc="read", unit="case", disable=None)]
     return {
         "num_cases": len(dataset),
         "cases_per_label": dict(zip(names, counts.tolist(), strict=True)),
-        "num_patients": len({p for p in dataset.patient_ids if p is not None}) or None,
+        "num_patients": len(patients) or None,
         # Of the whole set: what was held back, and what --samples_per_class left out.
         "split_sizes": {name: split.num_examples for name, split in (dataset.pairs.info.splits or {}).items()} or None,
         "cases": sorted(dataset.names),
+        # For the leak guard (diffusers_macdm.provenance).
+        "patients": sorted(patients),
+        "image_sha256": dict(sorted(zip(dataset.names, digests, strict=True))),
     }
+
+
+def earlier_trainings(args: argparse.Namespace, dataset: PairDataset) -> list[dict[str, Any] | None]:
+    """Trainings whose cases this one takes over: those of pretrained weights, and those behind synthetic training data."""
+    trainings = provenance.trainings_of_data(args.train_data_dir or args.dataset_name, dataset.pairs)
+    if getattr(args, "pretrained_unet", None):
+        trainings += provenance.trainings_of_weights(args.pretrained_unet, "unet")
+    return [None if training is None else training.to_dict() for training in trainings]
 
 
 def augmentation_dim(dataset: PairDataset) -> int:
@@ -383,6 +397,11 @@ def write_record(path: Path, configuration: dict[str, Any], accelerator: Acceler
         "precision": accelerator.mixed_precision,
     }
     content = json.loads(json.dumps({**configuration, "run": run}, default=str))
+    if resume is not None:
+        network = {name: network for network, name in provenance.TRAINING_RECORDS.items()}[path.name]
+        resumed = provenance.record_of_weights(resume, network)
+        before = None if resumed is None else json.loads(resumed.read_text())
+        content["earlier_trainings"] = provenance.earlier_trainings(before, content)
     if resume is not None and path.is_file():
         before, now = (x["arguments"] | x.get("run", {}) for x in (json.loads(path.read_text()), content))
         changes = [f"{k} {before.get(k)} -> {v}" for k, v in now.items() if before.get(k) != v]
@@ -390,6 +409,20 @@ def write_record(path: Path, configuration: dict[str, Any], accelerator: Acceler
         if changes:
             logger.warning(f"Resumed with other options than before: {', '.join(changes)}.")
     write_json(path, content)
+
+
+def keep_classifier_record(source: str | Path, output_dir: Path) -> None:
+    """Put the record of a guidance classifier that comes from another folder beside the pipeline that takes it over.
+
+    Without one there, an older record here would speak of other weights: it goes, as these weights do.
+    """
+    network = "guidance_classifier"
+    target = output_dir / provenance.TRAINING_RECORDS[network]
+    record = provenance.record_of_weights(source, network)
+    if record is None:
+        target.unlink(missing_ok=True)
+    elif record.resolve() != target.resolve():
+        write_json(target, json.loads(record.read_text()))
 
 
 def prepare_push(args: argparse.Namespace, accelerator: Accelerator) -> str | None:

@@ -220,6 +220,7 @@ def _push(args: argparse.Namespace) -> int:
         data_description=args.data_description,
         license=args.license,
         token=args.token,
+        image_digests=args.image_digests,
         dry_run=args.dry_run,
     )
     _print_push(push, args)
@@ -255,6 +256,7 @@ def _push_dataset(args: argparse.Namespace) -> int:
         license=args.license,
         token=args.token,
         real_images=args.real_images,
+        image_digests=args.image_digests,
         dry_run=args.dry_run,
         show_progress=sys.stderr.isatty(),
     )
@@ -269,6 +271,12 @@ def _add_hub_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", metavar="BRANCH", help="branch to push to (default: main)")
     parser.add_argument("--license", metavar="L", help="for the card, as the Hub spells it: cc-by-4.0, apache-2.0, ...")
     parser.add_argument("--token", help="of the Hub; better: `hf auth login` or the variable HF_TOKEN")
+    parser.add_argument(
+        "--image-digests",
+        action="store_true",
+        help="also publish the SHA-256 of each training radiograph, for the leak guard: whoever holds a film can tell that it "
+        "is among them",
+    )
     parser.add_argument("--dry-run", action="store_true", help="list what would be published and ask nobody")
 
 

@@ -10,7 +10,12 @@ What leaves the machine is an explicit list, never "the folder":
 - of the records of the training and of the generation: settings, versions and counts. Names of cases, patients and the
   user's folders are left out; a data set or model is named by the last part of its path;
 - of a copy audit: its verdict, its rates and their intervals, no image and no name;
-- of a set: the pairs, the labels and the provenance, where a pseudonym stands for each real case and each patient.
+- of a set: the pairs, the labels and the provenance, where a pseudonym stands for each real case and each patient;
+- only when asked for (`image_digests`), what the leak guard (`provenance.py`) knows the training radiographs by: their SHA-256.
+  A digest does not show the film, but whoever holds the film can tell that it was trained with, and films of one patient in
+  two repositories can be linked: that a child is in a cohort of fractures is health information. For data that are public this
+  tells nothing new, and it lets others see whether their test set is clean; for data of a hospital its owner has to decide.
+  Patient ids are published in no form: being short, they can be guessed through any hash that two sites could compare.
 
 Checkpoints, optimizer states, logs and whatever else lies in the folder stay where they are.
 """
@@ -48,6 +53,7 @@ from .data.check import METADATA, SPLITS, inspect_dataset
 from .data.loading import IMAGE_COLUMNS, OPTIONAL_COLUMNS, PROVENANCE_COLUMNS, REQUIRED_COLUMNS
 from .hub_errors import TRANSPORT_ERROR
 from .macdm import MaCDMPipeline
+from .provenance import digests_alone
 from .synthesis import CONTACT_SHEET_FILE, SETTINGS_FILE, SUMMARY_FILE, load_pipeline
 
 
@@ -74,6 +80,9 @@ AUDIT_FACTS = (
 )
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
 COMPONENT_FOLDERS = ("unet", "weak_unet", "guidance_classifier", "scheduler")
+DIGESTS_NOTE = (
+    "The digests of the training radiographs are published: whoever holds one of these films can tell that it is among them."
+)
 SINGLE_FILE_PIPELINE = "pipeline.py"
 ROWS_PER_FILE = 1000  # of a data set; a file is held in memory while it is written
 
@@ -122,6 +131,7 @@ def push_model(
     data_description: str | None = None,
     license: str | None = None,
     token: str | None = None,
+    image_digests: bool = False,
     dry_run: bool = False,
 ) -> Push:
     """Publish a trained pipeline, so that `MaCDMPipeline.from_pretrained(repo_id)` loads it.
@@ -143,6 +153,8 @@ def push_model(
         data_description: what no record knows about the training data (source, consent, licence): for the card.
         license: of the weights, an identifier of the Hub ("cc-by-4.0"), for the card.
         token: of the Hub; None takes that of `hf auth login` or HF_TOKEN.
+        image_digests: publish the SHA-256 of each training radiograph, which the leak guard needs elsewhere (see above for what
+            that gives away). Without them it refuses the published model as one that records nothing.
         dry_run: write nothing and ask nobody, only say what would be published.
 
     Returns:
@@ -171,7 +183,7 @@ def push_model(
         files: dict[str, Path | bytes] = _pipeline_files(pipe, folder, Path(temporary), variants, max_shard_size)
         for name in RECORDS:
             if (folder / name).is_file():
-                files[name] = _json_bytes(_published_record(_read_json(folder / name)))
+                files[name] = _json_bytes(_published_record(_read_json(folder / name), image_digests))
         files |= _code(sorted({path.partition("/")[0] for path in files if "/" in path}))
         card, notes = _model_card(
             folder,
@@ -183,6 +195,8 @@ def push_model(
             license=license,
         )
         files |= card | audit
+        if image_digests:
+            notes = [*notes, DIGESTS_NOTE]
         left_out = _left_out(folder, files, published=())
         if dry_run:
             return Push(repo_id, sorted(files), left_out, notes)
@@ -210,6 +224,7 @@ def push_dataset(
     license: str | None = None,
     token: str | None = None,
     real_images: bool = False,
+    image_digests: bool = False,
     dry_run: bool = False,
     show_progress: bool = False,
 ) -> Push:
@@ -225,6 +240,8 @@ def push_dataset(
         repo_id, private, revision, tag, license, token, dry_run: as in `push_model`.
         real_images: publish also what is not synthetic. Pairs are synthetic when `macdm generate` has written the set and
             they keep no mask of a real case.
+        image_digests: publish the SHA-256 of each radiograph that trained the model or that a pair was made from, as in
+            `push_model`.
         show_progress: whether to show a progress bar while the set is checked.
 
     Returns:
@@ -252,13 +269,16 @@ def push_dataset(
         files: dict[str, Path | bytes] = {}
         for split, of_split in rows.items():
             files |= _parquet_files(folder / split, split, of_split, pseudonyms, Path(temporary))
-        files |= {name: _json_bytes(_without_paths(_read_json(folder / name))) for name in settings}
+        for name in settings:
+            files[name] = _json_bytes(_published_settings(_read_json(folder / name), pseudonyms, image_digests))
         if settings and (folder / CONTACT_SHEET_FILE).is_file():  # another one may name cases in its captions
             files[CONTACT_SHEET_FILE] = folder / CONTACT_SHEET_FILE
         card, more = _dataset_card(folder, repo_id, rows, license)
         files |= card
         if (folder / LICENSE).is_file():
             files[LICENSE] = folder / LICENSE
+        if image_digests:
+            more = [*more, DIGESTS_NOTE]
         left_out = _left_out(folder, files, published=rows)
         if dry_run:
             return Push(repo_id, sorted(files), left_out, notes + more)
@@ -528,14 +548,18 @@ def _pictures(folder: Path, text: str) -> dict[str, Path]:
     return {path: file for path, file in inside.items() if file.suffix.lower() in (".png", ".jpg", ".jpeg") and file.is_file()}
 
 
-def _published_record(record: dict) -> dict:
+def _published_record(record: dict, image_digests: bool = False) -> dict:
     """Settings, counts and versions of a training, without the names of cases and the user's folders."""
+    digests = digests_alone(record.get("data")) if image_digests else None
     published = {name: record[name] for name in RECORD_SECTIONS if record.get(name) is not None}
     for name in ("unet", "guidance_classifier"):
         if name in published:
             published[name] = {key: value for key, value in published[name].items() if key != "_name_or_path"}
     if "data" in published:
         published["data"] = {name: published["data"][name] for name in DATA_FACTS if name in published["data"]}
+        if digests is not None:
+            published["data"] |= digests
+            published["earlier_trainings"] = [digests_alone(part) for part in record.get("earlier_trainings") or []]
     if "arguments" in published:
         arguments = {name: value for name, value in published["arguments"].items() if name not in LOCAL_ARGUMENTS}
         published["arguments"] = _without_paths(arguments)
@@ -640,6 +664,20 @@ class _Pseudonyms:
             return None
         numbers = self._numbers.setdefault(kind, {})
         return f"{kind}-{numbers.setdefault(str(name), len(numbers) + 1):04d}"
+
+
+def _published_settings(content: dict, pseudonyms: _Pseudonyms, image_digests: bool) -> dict:
+    """`generation.json` or `summary.json`; in the former, what the leak guard needs either without names or not at all."""
+    published = _without_paths({name: part for name, part in content.items() if name != "provenance"})
+    provenance = content.get("provenance")
+    if image_digests and provenance is not None:
+        trained_on = provenance["trained_on"] or {}
+        sources = {pseudonyms.of("case", name): source["image_sha256"] for name, source in provenance["sources"].items()}
+        published["provenance"] = {
+            "trained_on": {name: [*map(digests_alone, trainings)] for name, trainings in trained_on.items()} or None,
+            "sources": {name: {"image_sha256": digest} for name, digest in sources.items()},
+        }
+    return published
 
 
 def _parquet_files(

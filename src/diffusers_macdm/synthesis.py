@@ -1,6 +1,7 @@
 """A synthetic data set from a trained model: `macdm generate`.
 
-    OUT/generation.json              every setting, the versions and the digests of the weights; written first
+    OUT/generation.json              every setting, the versions, the digests of the weights, and which cases trained them
+                                     (`provenance`); written first
     OUT/train/metadata.jsonl         one row for each pair, with what is needed to make that pair again
     OUT/train/{images,anatomy,lesion}/NAME.png
     OUT/contact_sheet.png, OUT/summary.json       written last
@@ -36,6 +37,7 @@ from .hub_errors import hub_reason
 from .joint_sample import split as split_joint_sample
 from .macdm import MaCDMPipeline
 from .macdm.pipeline import REFUSED_SCHEDULERS
+from .provenance import TrainedOn, provenance_record
 from .refinement import refine_masks as refine_masks_of
 
 
@@ -163,6 +165,10 @@ def generate(
         # Unlabeled cases stand for no label: -1 is none.
         cases = PairDataset(load_pairs(real_data, split), pipe.unet.config.sample_size, null_label=-1)
     rows, case_indices = _plan(settings, cases)
+    sources = {} if cases is None else _sources(cases, case_indices)
+    if begun is not None and begun["provenance"] is not None:  # None: begun by a version that did not record it
+        _refuse_other(out, "real cases", begun["provenance"]["sources"], sources)
+    provenance = provenance_record(TrainedOn.read(model), sources)
 
     done = _done_rows(out, rows, batch_size) if begun is not None else []
     if len(done) < len(rows) and begun is not None:
@@ -183,7 +189,7 @@ def generate(
             pairs = make_pairs(pipe, batch, batch_cases)
             if begin == 0:
                 # Only now: what the pipeline refuses, or what does not fit into memory, leaves nothing behind.
-                _begin(out, {"settings": settings, "versions": versions})
+                _begin(out, {"settings": settings, "versions": versions, "provenance": provenance})
             done += _write_batch(out, batch, pairs)
             progress_bar.update(len(batch))
     seconds = time.perf_counter() - started
@@ -424,6 +430,14 @@ def _plan(settings: dict, cases: PairDataset | None) -> tuple[list[dict], list[i
     return rows, case_indices
 
 
+def _sources(cases: PairDataset, case_indices: Sequence[int]) -> dict[str, dict]:
+    """The real cases that pairs are made from, as `provenance_record` takes them."""
+    return {
+        cases.names[i]: {"image_sha256": cases.image_sha256(i), "patient_id": cases.patient_ids[i]}
+        for i in sorted(set(case_indices))
+    }
+
+
 # --- files --------------------------------------------------------------------------------------------------------------
 
 
@@ -437,7 +451,7 @@ def _settings_of(out: Path) -> dict | None:
     if path.is_file():
         try:
             begun = json.loads(path.read_text(encoding="utf-8"))
-            return {part: dict(begun[part]) for part in ("settings", "versions")}
+            return {part: dict(begun[part]) for part in ("settings", "versions")} | {"provenance": begun.get("provenance")}
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} cannot be read as the settings of a generated set: {error!r}") from error
     # A call that was killed before anything else may have left its temporary file.

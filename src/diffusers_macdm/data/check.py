@@ -5,7 +5,6 @@ The folder is read here without the `datasets` library, file by file, so that on
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import posixpath
@@ -25,6 +24,7 @@ from .loading import (
     REQUIRED_COLUMNS,
     mask_array,
     radiograph_array,
+    radiograph_digest,
 )
 from .splits import shared_patients
 
@@ -100,7 +100,7 @@ class _Inspection:
         self.report = Report()
         self.columns: dict[str, dict[str, str]] = {}  # split -> column -> type
         self.patients: dict[str, list] = {}  # split -> patient of each row
-        self.first_with_content: dict[bytes, dict[str, str]] = {}  # digest of the decoded radiograph -> split -> file
+        self.first_with_content: dict[str, dict[str, str]] = {}  # digest of the decoded radiograph -> split -> file
 
         splits = self._find_splits()
         self.unread: set[str] = set()  # splits of which not every row could be read
@@ -295,9 +295,8 @@ class _Inspection:
         if values.min() == values.max():
             self.fault(file, "blank radiograph", f"every pixel has the same value ({values.flat[0]:g} of 1).")
             return
-        digest = hashlib.sha256(repr(values.shape).encode() + np.ascontiguousarray(values).tobytes()).digest()
         split = file.split("/")[0]
-        first_by_split = self.first_with_content.setdefault(digest, {})
+        first_by_split = self.first_with_content.setdefault(radiograph_digest(values), {})
         elsewhere = [first for other, first in first_by_split.items() if other != split]
         first = first_by_split.setdefault(split, file)
         if elsewhere:  # one patient in two splits, whatever the patient_id says

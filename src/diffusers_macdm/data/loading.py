@@ -6,6 +6,7 @@ Ranges: radiograph file (8 or 16 bit) -> [0, 1] -> [-1, 1]; mask file {0, non-ze
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -63,6 +64,17 @@ def radiograph_array(image: Image.Image) -> np.ndarray:
     if image.mode == "I" and (values.min() < 0 or values.max() > full_scale):
         raise ValueError(f"The radiograph has values from {values.min()} to {values.max()}; 0 to 65535 (16 bits) are allowed.")
     return values.astype(np.float32) / np.float32(full_scale)
+
+
+def radiograph_digest(radiograph: np.ndarray) -> str:
+    """SHA-256 (64 hex digits) of a radiograph's shape and gray values, as `radiograph_array` decodes them.
+
+    It is the same whatever the file's name, format, compression and embedded texts, and for 8-bit values `v` stored as 16-bit
+    `257 v`: both are the same share of the full scale. Every other change of a pixel gives another digest (`256 v`, windowing,
+    lossy compression, a crop): `macdm audit` looks for images that are merely similar.
+    """
+    values = np.ascontiguousarray(radiograph, dtype="<f4")  # [H, W]
+    return hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest()
 
 
 def mask_array(image: Image.Image) -> np.ndarray:
@@ -152,18 +164,18 @@ def joint_sample_of(
     Raises:
         ValueError: when an image is not grayscale or a mask has another size than the radiograph.
     """
-    return joint_sample.join(*_tensors(*_decode_case(radiograph_image, anatomy_image, lesion_image, size)))
+    case = _decode_case(radiograph_image, anatomy_image, lesion_image)
+    return joint_sample.join(*_tensors(*resize_case(*case, size)))
 
 
-def _decode_case(radiograph_image, anatomy_image, lesion_image, size):
+def _decode_case(radiograph_image, anatomy_image, lesion_image):
     for name, mask_image in (("anatomy_mask", anatomy_image), ("lesion_mask", lesion_image)):
         if mask_image.size != radiograph_image.size:
             raise ValueError(
                 f"{name} is {mask_image.width} x {mask_image.height} pixels and the radiograph "
                 f"{radiograph_image.width} x {radiograph_image.height}; they must have the same size."
             )
-    case = radiograph_array(radiograph_image), mask_array(anatomy_image), mask_array(lesion_image)
-    return resize_case(*case, size)
+    return radiograph_array(radiograph_image), mask_array(anatomy_image), mask_array(lesion_image)
 
 
 def _tensors(*arrays: np.ndarray) -> list[torch.Tensor]:
@@ -282,9 +294,15 @@ class PairDataset(torch.utils.data.Dataset):
         has_patients = "patient_id" in pairs.column_names
         self.patient_ids: list[str | None] = list(pairs["patient_id"]) if has_patients else [None] * len(pairs)
         self._cases: dict[int, list[torch.Tensor]] = {}
+        self._digests: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def image_sha256(self, index: int) -> str:
+        """`radiograph_digest` of a case in its own size."""
+        self._case(index)
+        return self._digests[index]
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict:
         index, augmentation_seed = key if isinstance(key, tuple) else (key, None)
@@ -305,10 +323,11 @@ class PairDataset(torch.utils.data.Dataset):
                 raise IndexError(f"index {index} is outside the {len(self)} cases.")
             try:
                 row = self.pairs[index]
-                case = _decode_case(*(row[column] for column in IMAGE_COLUMNS), self.size)
+                decoded = _decode_case(*(row[column] for column in IMAGE_COLUMNS))
             except (ValueError, OSError) as error:
                 raise ValueError(f"{self.names[index]}: {error}") from error
-            self._cases[index] = _tensors(*case)
+            self._digests[index] = radiograph_digest(decoded[0])
+            self._cases[index] = _tensors(*resize_case(*decoded, self.size))
         return self._cases[index]
 
 
