@@ -24,8 +24,10 @@ from tiny_models import tiny_pipeline, tiny_unet
 
 from diffusers_macdm import cli
 from diffusers_macdm import hub as publishing
+from diffusers_macdm.data.loading import PairDataset, load_pairs
 from diffusers_macdm.data.phantom import write_phantom
 from diffusers_macdm.hub import push_dataset, push_model
+from diffusers_macdm.provenance import contaminated_cases
 from diffusers_macdm.single_file import self_contained_files
 from diffusers_macdm.synthesis import generate
 
@@ -165,6 +167,30 @@ def test_records_name_no_case_no_patient_and_no_folder(hub, model):
     }
     named = [path for path, content in files.items() if b"jane_doe" in content or b"john_doe" in content]
     assert named == []
+
+
+def test_digests_for_the_leak_guard_are_published_only_when_asked_for(hub, model, phantom):
+    pairs = PairDataset(load_pairs(phantom, "test"), size=16)
+    digests = {name: pairs.image_sha256(i) for i, name in enumerate(pairs.names)}
+    part = {"num_cases": len(pairs), "cases": pairs.names, "patients": pairs.patient_ids, "image_sha256": digests}
+    (model / "guidance_classifier_training_config.json").write_text(
+        json.dumps({"data": part, "earlier_trainings": [part, None]})
+    )
+    names = [name.encode() for name in (*pairs.names, *pairs.patient_ids)]
+    push_model(model, "alice/leg")
+    files = hub.repo("alice/leg").files()
+    assert not any(text.encode() in content for content in files.values() for text in digests.values())
+    with pytest.raises(ValueError, match="alice/leg: nothing records which cases trained the model"):
+        contaminated_cases(phantom, "test", model="alice/leg")
+
+    push = push_model(model, "alice/leg", image_digests=True)
+    assert "The digests of the training radiographs are published" in push.notes[-1]
+    record = hub.repo("alice/leg").files()["guidance_classifier_training_config.json"]
+    published = {"image_sha256": sorted(digests.values())}
+    assert json.loads(record) == {"data": {"num_cases": len(pairs), **published}, "earlier_trainings": [published, None]}
+    assert not any(name in record for name in names)
+    found = contaminated_cases(phantom, "test", model="alice/leg")
+    assert [contamination.case for contamination in found] == pairs.names
 
 
 def test_names_of_hub_data_sets_stay_whole():
@@ -460,6 +486,24 @@ def test_variations_are_published_under_pseudonyms(hub, variations, tmp_path):
         assert pairs[column] == [f"{kind}-{number:04d}" for number in numbers]
         texts = b"".join(content for content in hub.repo("alice/pairs", "dataset").files().values())
         assert not any(name.encode() in texts for name in names)
+
+
+def test_digests_of_a_set_are_published_without_names(hub, saved, variations, tmp_path):
+    folder = Path(shutil.copytree(variations, tmp_path / "set"))
+    content = json.loads((folder / "generation.json").read_text())
+    content["provenance"]["trained_on"] = {"unet": [{"patients": ["jane_doe"], "image_sha256": {"doe_1": "0" * 64}}, None]}
+    (folder / "generation.json").write_text(json.dumps(content))
+    push_dataset(folder, "alice/pairs")
+    assert "provenance" not in json.loads(hub.repo("alice/pairs", "dataset").files()["generation.json"])
+    push_dataset(folder, "alice/pairs", image_digests=True)
+    published = json.loads(hub.repo("alice/pairs", "dataset").files()["generation.json"])["provenance"]
+    assert published["trained_on"] == {"unet": [{"image_sha256": ["0" * 64]}, None]}
+    sources = content["provenance"]["sources"]
+    pairs = read(hub, "alice/pairs", tmp_path)["train"]
+    lines = [json.loads(line) for line in (variations / "train/metadata.jsonl").read_text().splitlines()]
+    for pseudonym, line in zip(pairs["source"], lines, strict=True):
+        assert published["sources"][pseudonym] == {"image_sha256": sources[line["source"]]["image_sha256"]}
+    assert len(published["sources"]) == len(sources)
 
 
 def test_real_images_need_to_be_asked_for(hub, phantom, tmp_path):

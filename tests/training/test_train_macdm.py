@@ -28,6 +28,7 @@ import training_utils
 from diffusers_macdm import GuidanceClassifier, MaCDMPipeline, MaCDMUNet2DModel
 from diffusers_macdm.forward_process import ForwardProcess
 from diffusers_macdm.joint_sample import ANATOMY_MASK, CHANNELS, LESION_MASK, RADIOGRAPH
+from diffusers_macdm.provenance import TrainedOn, contaminated_cases
 
 
 def sample(folder, **arguments):
@@ -107,6 +108,28 @@ def test_record(denoiser_run):
     assert record["run"] == {"num_processes": 1, "device": "cpu", "hardware": hardware, "precision": "no"}
     assert record["unet"]["num_parameters"] == MaCDMUNet2DModel.from_pretrained(denoiser_run / "unet").num_parameters()
     assert record["scheduler"]["variance_type"] == "learned_range" and record["versions"]["torch"] == torch.__version__
+
+
+def test_the_record_tells_the_leak_guard_what_was_trained_on(phantom, denoiser_run, resumed_denoiser_run):
+    """Of both networks, also when the run was killed and went on."""
+    for run in (denoiser_run, resumed_denoiser_run):
+        networks = TrainedOn.read(run).networks
+        assert set(networks) == ({"unet", "guidance_classifier"} if run == denoiser_run else {"unet"})
+        assert all(len(trainings) == 1 and len(trainings[0].images) == 10 for trainings in networks.values())
+        assert contaminated_cases(phantom, "test", model=run) == []
+        assert len(contaminated_cases(phantom, "train", model=run)) == 10
+
+
+def test_the_record_goes_on_from_that_of_the_pretrained_weights(phantom, denoiser_run, tmp_path):
+    theirs = json.loads((denoiser_run / "training_config.json").read_text())["data"]
+    values = {"train_data_dir": phantom, "samples_per_class": [2, 2], "dropout": 0.1}
+    ours = resolve_here("train_macdm", pretrained_unet=denoiser_run / "unet", **values)["configuration"]
+    (earlier,) = ours["earlier_trainings"]
+    assert earlier == {name: theirs[name] for name in ("patients", "image_sha256")} and len(earlier["image_sha256"]) == 10
+    assert len(ours["data"]["image_sha256"]) == 4
+    shutil.copytree(denoiser_run / "unet", tmp_path / "unet")  # without its record
+    ours = resolve_here("train_macdm", pretrained_unet=tmp_path / "unet", **values)["configuration"]
+    assert ours["earlier_trainings"] == [None]
 
 
 def test_two_processes(phantom, tmp_path):

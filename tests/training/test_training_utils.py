@@ -139,6 +139,30 @@ def test_changed_options_are_named(tmp_path, accelerator, caplog):
     assert warnings == ["Resumed with other options than before: learning_rate 0.001 -> 0.0001."]
 
 
+def test_a_resumed_run_takes_over_the_cases_of_the_one_before(tmp_path, accelerator):
+    (tmp_path / "first/checkpoint-5").mkdir(parents=True)
+    first, second = ({"patients": [], "image_sha256": {"a": digest}} for digest in "01")
+    for folder, data in (("first", first), ("second", second)):
+        path = tmp_path / folder / "training_config.json"
+        resume = None if folder == "first" else tmp_path / "first/checkpoint-5"
+        training_utils.write_record(path, {"arguments": {}, "data": data, "earlier_trainings": []}, accelerator, resume)
+    assert json.loads(path.read_text())["earlier_trainings"] == [first]
+
+
+def test_the_record_of_a_classifier_goes_with_it(tmp_path):
+    name = "guidance_classifier_training_config.json"
+    for folder in ("theirs", "ours", "nobodys"):
+        (tmp_path / folder / "guidance_classifier").mkdir(parents=True)
+    (tmp_path / "theirs" / name).write_text('{"data": 1}')
+    (tmp_path / "ours" / name).write_text('{"data": 2}')
+    training_utils.keep_classifier_record(tmp_path / "ours/guidance_classifier", tmp_path / "ours")
+    assert json.loads((tmp_path / "ours" / name).read_text()) == {"data": 2}
+    training_utils.keep_classifier_record(tmp_path / "theirs/guidance_classifier", tmp_path / "ours")
+    assert json.loads((tmp_path / "ours" / name).read_text()) == {"data": 1}
+    training_utils.keep_classifier_record(tmp_path / "nobodys/guidance_classifier", tmp_path / "ours")
+    assert not (tmp_path / "ours" / name).exists() and (tmp_path / "theirs" / name).exists()
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_kept(monkeypatch, phantom, tmp_path):
     with pytest.raises(ValueError, match=r"The loss is not finite at step \d"):
         run_here(
