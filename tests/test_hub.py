@@ -169,7 +169,9 @@ def test_records_name_no_case_no_patient_and_no_folder(hub, model):
     assert named == []
 
 
-def test_digests_for_the_leak_guard_are_published_only_when_asked_for(hub, model, phantom):
+def test_digests_for_the_leak_guard_are_published_only_when_asked_for(hub, model, phantom, monkeypatch):
+    template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)  # for downloads in this process
     pairs = PairDataset(load_pairs(phantom, "test"), size=16)
     digests = {name: pairs.image_sha256(i) for i, name in enumerate(pairs.names)}
     part = {"num_cases": len(pairs), "cases": pairs.names, "patients": pairs.patient_ids, "image_sha256": digests}

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import HfApi
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
 from .data.check import METADATA, SPLITS
@@ -441,7 +441,7 @@ def _read_beside(model: str | Path, name: str) -> dict | None:
     path = Path(model) / name
     if not Path(model).exists():
         try:
-            path = Path(HfApi().hf_hub_download(str(model), name))
+            path = Path(hf_hub_download(str(model), name))
         except (EntryNotFoundError, HFValidationError, OSError):
             return None
     return _read_json(path) if path.is_file() else None
