@@ -143,13 +143,22 @@ def add_generate(subparsers) -> None:
     parser.add_argument("--seed", type=int, default=0, help="everything random follows from it")
     parser.add_argument("--batch-size", type=int, default=16, help="pairs that are sampled together")
     parser.add_argument("--no-refine-masks", action="store_true", help="leave the generated masks as they are")
+    parser.add_argument(
+        "--reject-copies",
+        metavar="DATA",
+        help="make pairs again that the copy audit calls copies of training images in DATA, the set that trained the model",
+    )
     parser.add_argument("--device", help="for example cuda or cpu; cuda when not given and there is one")
     parser.set_defaults(run=_generate)
 
 
 def _generate(args: argparse.Namespace) -> int:
-    from .synthesis import generate
+    from .synthesis import generate, strength_warning
 
+    if args.from_data is not None and args.strength is not None and args.reject_copies is None:
+        warning = strength_warning(args.model, args.strength)
+        if warning is not None:
+            print(f"macdm generate: warning: {warning}", file=sys.stderr)
     summary = generate(
         args.model,
         args.out,
@@ -167,6 +176,7 @@ def _generate(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         class_labels=args.labels,
         refine_masks=not args.no_refine_masks,
+        reject_copies=args.reject_copies,
         device=args.device,
         progress=sys.stderr.isatty(),
     )
@@ -177,6 +187,8 @@ def _generate(args: argparse.Namespace) -> int:
             f"{of_label['with_lesion_unrefined']:.1%} before refinement and {of_label['with_lesion']:.1%} after"
             + ("" if inside is None else f"; {inside:.1%} of lesion pixels inside the anatomy before refinement")
         )
+    if "rejected_copies" in summary:
+        print(f"{_count(summary['rejected_copies'], 'copy', 'copies')} of training images rejected and replaced")
     if summary["num_new"]:
         print(f"{_count(summary['num_new'], 'pair')} made, {summary['seconds_per_pair']:.2f} s each; written to {args.out}")
     else:
@@ -358,8 +370,8 @@ def _audit(args: argparse.Namespace) -> int:
     return 0
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str, plural: str | None = None) -> str:
+    return f"{number or 'no'} {noun if number == 1 else plural or noun + 's'}"
 
 
 def _refuse_existing(path: Path | None) -> None:

@@ -228,6 +228,18 @@ def digests_alone(record: dict | None) -> dict | None:
     return None if training is None else {"image_sha256": sorted(training.images)}
 
 
+def digests_of_training(*, model: str | Path | None = None, synthetic: str | Path | None = None) -> set[str] | None:
+    """Digests of the radiographs that trained the denoiser of a model, or of the model behind a synthetic set; None where no
+    record tells."""
+    if model is not None:
+        trained_on = TrainedOn.read(model)
+    else:
+        provenance = _read_provenance(Path(synthetic))
+        trained_on = None if provenance is None else provenance[0]
+    trainings = [] if trained_on is None else trained_on.networks.get("unet", [])
+    return {digest for training in trainings if training for digest in training.images} or None
+
+
 # --- the guard --------------------------------------------------------------------------------------------------------
 
 

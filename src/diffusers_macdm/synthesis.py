@@ -16,10 +16,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from tqdm.auto import tqdm
 
 from .contact_sheet import contact_sheet, save
 from .data.check import METADATA
-from .data.loading import OPTIONAL_COLUMNS, PairDataset, load_pairs, mask_array
+from .data.loading import OPTIONAL_COLUMNS, PairDataset, load_pairs, mask_array, radiograph_array
 from .hub_errors import hub_reason
 from .joint_sample import split as split_joint_sample
 from .macdm import MaCDMPipeline
@@ -45,6 +46,9 @@ SETTINGS_FILE, SUMMARY_FILE, CONTACT_SHEET_FILE = "generation.json", "summary.js
 SPLIT = "train"  # of what is written: synthetic pairs are for training, never for measuring
 FOLDERS = {"image": "images", "anatomy_mask": "anatomy", "lesion_mask": "lesion"}
 CONTACT_SHEET_PAIRS = 48
+MAX_REJECTIONS = 20
+# The strength Z / T from which on variations of real cases were no copies of them: docs/results/copy_audit.md.
+COPY_FREE_STRENGTH = 0.8
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ def generate(
     batch_size: int = 16,
     class_labels: Sequence[int] | None = None,
     refine_masks: bool = True,
+    reject_copies: str | Path | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
     progress: bool = True,
@@ -104,6 +109,9 @@ def generate(
         batch_size: pairs that are sampled together.
         class_labels: the labels to make; all that the model knows when None.
         refine_masks: whether generated masks are refined (`refinement.refine_masks`).
+        reject_copies: the real data set that the model was trained on. A pair that the copy audit calls a copy of a training
+            image (`audit.copies.CopyDetector`) is made again from another seed, up to 20 times; its row says how often, in
+            `rejected_copies`.
         device: where to sample; "cuda" where there is one, else "cpu", when None.
         dtype: of the networks; the equations around them are computed in float32.
         progress: whether to show a progress bar on stderr.
@@ -116,8 +124,8 @@ def generate(
     Raises:
         FileNotFoundError: when there is no such model or data set.
         FileExistsError: when `out` holds something else than a set that this function has begun.
-        ValueError: when `out` was begun with other settings, and for settings that do not go together. Nothing is
-            written then.
+        ValueError: when `out` was begun with other settings, and for settings that do not go together; nothing is written
+            then. And when a pair is a copy again and again; what was written until then stays.
     """
     out = Path(out)
     _check_counts(num_per_class, batch_size, seed)
@@ -152,6 +160,7 @@ def generate(
         "seed": seed,
         "batch_size": batch_size,
         "refine_masks": refine_masks,
+        "reject_copies": None if reject_copies is None else str(reject_copies),
         "device": device.type,
         "dtype": str(dtype).removeprefix("torch."),
     }
@@ -170,11 +179,14 @@ def generate(
         _refuse_other(out, "real cases", begun["provenance"]["sources"], sources)
     provenance = provenance_record(TrainedOn.read(model), sources)
 
-    done = _done_rows(out, rows, batch_size) if begun is not None else []
+    done = _done_rows(out, rows, batch_size, seed) if begun is not None else []
     if len(done) < len(rows) and begun is not None:
         _refuse_other(out, "versions", begun["versions"], versions)  # they may round otherwise
         _remove_temporaries(out)
 
+    is_copy = None
+    if reject_copies is not None and len(done) < len(rows):
+        is_copy = _copy_test(reject_copies, model, pipe.unet.config.sample_size, seed, device, progress)
     first, started = len(done), time.perf_counter()
     with (
         tqdm(total=len(rows), initial=first, desc="generate", unit="pair", disable=not progress) as progress_bar,
@@ -187,6 +199,8 @@ def generate(
             if cases is not None:
                 batch_cases = [cases[case_indices[begin + i]]["joint_sample"] for i in range(len(batch))]
             pairs = make_pairs(pipe, batch, batch_cases)
+            if is_copy is not None:
+                _replace_copies(pipe, seed, begin, batch, pairs, batch_cases, is_copy)
             if begin == 0:
                 # Only now: what the pipeline refuses, or what does not fit into memory, leaves nothing behind.
                 _begin(out, {"settings": settings, "versions": versions, "provenance": provenance})
@@ -199,9 +213,14 @@ def generate(
     return {**summary, "num_new": num_new, "seconds_per_pair": seconds / num_new if num_new else None}
 
 
-def pair_seed(seed: int, index: int) -> int:
-    """The seed of pair `index` of the set with `seed`, below 2^63; sets with neighbouring seeds have no pair in common."""
-    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def pair_seed(seed: int, index: int, rejected: int = 0) -> int:
+    """The seed of pair `index` of the set with `seed`, below 2^63; sets with neighbouring seeds have no pair in common.
+
+    Args:
+        rejected: how many times the pair was rejected before.
+    """
+    entropy = [seed, index, rejected] if rejected else [seed, index]
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def make_pairs(pipe: MaCDMPipeline, rows: Sequence[dict], cases: Sequence[torch.Tensor] | None = None) -> list[Pair]:
@@ -321,6 +340,66 @@ def weights_digest(module: torch.nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+# --- copies -----------------------------------------------------------------------------------------------------------
+
+
+def strength_warning(model: str | Path, strength: float) -> str | None:
+    """What is to be said of variations at this strength: None where they are no copies of their cases.
+
+    An audit with `--strengths` that was written into the model's folder `audit` says from which strength on that is so; without
+    one, what was measured on FracAtlas does (docs/results/copy_audit.md).
+    """
+    level, known = COPY_FREE_STRENGTH, "on FracAtlas, docs/results/copy_audit.md; for this model, macdm audit --strengths tells"
+    record = Path(model) / "audit" / "audit.json"
+    if record.is_file():
+        audit = json.loads(record.read_text(encoding="utf-8"))
+        if audit.get("strength_curve"):
+            level, known = audit.get("strength_level"), f"{record}"
+            level = math.inf if level is None else level
+    if strength >= level:
+        return None
+    limit = "at no strength that was measured" if level == math.inf else f"only from strength {level} on"
+    return (
+        f"strength {strength}: variations are copies of the cases that they are made from; {limit} are they not ({known}). "
+        "Treat this set as you treat the real films."
+    )
+
+
+def _copy_test(real, model, size: int, seed: int, device, progress: bool) -> Callable[[Sequence[Pair]], np.ndarray]:
+    """Tells which of some pairs are copies of the images in `real` that the model was trained on: `[N]` bool."""
+    from .audit.images import to_audit_size
+    from .audit.run import build_detector, load_radiographs, trained_on
+
+    training, _ = trained_on(load_radiographs(real, "train", size), real, model=model)
+    detector, _ = build_detector(
+        training, load_radiographs(real, "validation", size), seed=seed, device=device, progress=progress
+    )
+    return lambda pairs: detector.find(to_audit_size([radiograph_array(pair.radiograph) for pair in pairs], size))
+
+
+def _replace_copies(pipe, seed: int, begin: int, batch: list[dict], pairs: list[Pair], batch_cases, is_copy) -> None:
+    """Make the copies in a batch again from other seeds, in place, until none is left; the rows get seeds and counts."""
+    for row in batch:
+        row["rejected_copies"] = 0
+    waiting = list(range(len(batch)))
+    for rejected in range(1, MAX_REJECTIONS + 2):
+        waiting = [i for i, copy in zip(waiting, is_copy([pairs[i] for i in waiting]), strict=True) if copy]
+        if not waiting:
+            return
+        if rejected > MAX_REJECTIONS:
+            break
+        for i in waiting:
+            batch[i] |= {"seed": pair_seed(seed, begin + i, rejected), "rejected_copies": rejected}
+        cases = None if batch_cases is None else [batch_cases[i] for i in waiting]
+        for i, pair in zip(waiting, make_pairs(pipe, [batch[i] for i in waiting], cases), strict=True):
+            pairs[i] = pair
+    name = Path(batch[waiting[0]]["image_file_name"]).stem
+    raise ValueError(
+        f"{name} was a copy of a training image {MAX_REJECTIONS + 1} times over: this model copies its training images. Train "
+        "it for fewer steps or on more cases (or, for variations, take a larger strength)."
+    )
 
 
 # --- what is asked for ------------------------------------------------------------------------------------------------
@@ -478,7 +557,7 @@ def _flat(settings: dict, prefix: str = "") -> dict:
     return flat
 
 
-def _done_rows(out: Path, rows: list[dict], batch_size: int) -> list[dict]:
+def _done_rows(out: Path, rows: list[dict], batch_size: int, seed: int) -> list[dict]:
     """The rows of the batches that are complete. They must be what the settings make, and their files must be there."""
     metadata = out / SPLIT / METADATA
     if not metadata.exists():
@@ -490,6 +569,8 @@ def _done_rows(out: Path, rows: list[dict], batch_size: int) -> list[dict]:
     if len(done) > len(rows) or (len(done) < len(rows) and len(done) % batch_size):
         raise ValueError(f"{metadata} has {len(done)} rows, which is no whole number of batches: it was changed since.")
     for number, (found, planned) in enumerate(zip(done, rows, strict=False), start=1):
+        if isinstance(found, dict) and found.get("rejected_copies"):
+            planned = planned | {"seed": pair_seed(seed, number - 1, found["rejected_copies"])}
         if not isinstance(found, dict) or any(found.get(column) != value for column, value in planned.items()):
             raise ValueError(
                 f"{metadata}, line {number}: not the pair that the settings make here; the data was changed since."
@@ -544,6 +625,8 @@ def _finish(out: Path, rows: list[dict]) -> dict:
             "lesion_inside_anatomy_unrefined": sum(inside) / sum(pixels) if any(pixels) else None,
         }
     summary = {"num_pairs": len(rows), "labels": labels}
+    if rows and "rejected_copies" in rows[0]:
+        summary["rejected_copies"] = sum(row["rejected_copies"] for row in rows)
     _write(summary_file, _json_bytes(summary))
     return summary
 

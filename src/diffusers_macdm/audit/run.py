@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..data.loading import PairDataset, case_names, load_pairs, radiograph_array
+from ..data.loading import PairDataset, case_names, load_pairs, radiograph_array, radiograph_digest
+from ..provenance import digests_of_training
 from .copies import NOMINAL_RATE, CopyDetector, copies_too_often, false_alarm_interval, proportion
 from .embedding import CopyEmbedding, train_embedding
 from .images import SIZE, plant_copies, to_audit_size
@@ -44,6 +45,7 @@ class Radiographs:
         images: uint8 `[N, 64, 64]`.
         files: path of each, relative to the split's folder; its case name where the set keeps no file names.
         names: case names.
+        digests: `data.loading.radiograph_digest` of each.
         labels: None for unlabeled ones.
         patients: None where not given.
         rows: the remaining columns of each (provenance).
@@ -53,6 +55,7 @@ class Radiographs:
     images: torch.Tensor
     files: list[str]
     names: list[str]
+    digests: list[str]
     labels: list
     patients: list
     rows: list[dict]
@@ -63,7 +66,7 @@ class Radiographs:
 
     def select(self, chosen: Sequence[int]) -> Radiographs:
         pick = lambda values: [values[i] for i in chosen]  # noqa: E731
-        lists = (pick(values) for values in (self.files, self.names, self.labels, self.patients, self.rows))
+        lists = (pick(values) for values in (self.files, self.names, self.digests, self.labels, self.patients, self.rows))
         return Radiographs(self.images[list(chosen)], *lists, self.side)
 
 
@@ -88,19 +91,25 @@ def load_radiographs(data: str | Path, split: str, size: int | None = None, colu
     files = [_file_name(Path(data) / split, path, name) for path, name in zip(paths, names, strict=True)]
     images = pairs.select_columns(["image"])
 
+    digests = []
+
     def decoded():
         for index, name in enumerate(names):
             try:
-                yield radiograph_array(images[index]["image"])
+                array = radiograph_array(images[index]["image"])
             except (ValueError, OSError) as error:
                 raise ValueError(f"{data}, split {split!r}, {name}: {error}") from error
+            digests.append(radiograph_digest(array))
+            yield array
 
     side = min(max(array.shape) for array in decoded()) if size is None else size
+    digests.clear()
+    resized = to_audit_size(decoded(), side)
     kept = [column for column in columns if column in pairs.column_names]
     values = {column: list(pairs[column]) for column in kept}
     rows = [{column: values[column][i] for column in kept} for i in range(len(pairs))]
     patients = list(pairs["patient_id"]) if "patient_id" in pairs.column_names else [None] * len(pairs)
-    return Radiographs(to_audit_size(decoded(), side), files, names, list(pairs["label"]), patients, rows, side)
+    return Radiographs(resized, files, names, digests, list(pairs["label"]), patients, rows, side)
 
 
 def _file_name(folder: Path, path: str | None, name: str) -> str:
@@ -226,15 +235,8 @@ def audit(
     made = load_radiographs(synthetic, "train", columns=("strength", "source", "masks_from"))
     training = load_radiographs(real, "train", made.side)
     validation = load_radiographs(real, "validation", made.side)
-    notes, num_available = [], len(training)
-    cases = trained_cases(model, synthetic)
-    if cases is not None:
-        chosen = [i for i, name in enumerate(training.names) if name in cases]
-        if not chosen:
-            raise ValueError(f"{real}: none of the {len(cases)} cases that trained the model is in its train split.")
-        if len(chosen) < len(cases):
-            notes.append(f"{len(cases) - len(chosen)} of the {len(cases)} cases that trained the model are not in {real}.")
-        training = training.select(chosen)
+    num_available = len(training)
+    training, notes = trained_on(training, real, model=model, synthetic=synthetic)
     learned = _load_embedding(embedding, training) if embedding is not None else None
     detector, left_out = build_detector(
         training,
@@ -351,15 +353,34 @@ def telling_level(curve: Sequence[dict]) -> float | None:
     return level
 
 
-def trained_cases(model: str | Path | None, synthetic: str | Path) -> set[str] | None:
-    """Names of the cases that trained the model, from its record or that of the synthetic set; None where nothing says so."""
-    if model is not None:
-        record = Path(model) / "training_config.json"
-        if record.is_file():
-            cases = json.loads(record.read_text(encoding="utf-8")).get("data", {}).get("cases")
-            if cases:
-                return set(cases)
-    return None
+def trained_on(
+    training: Radiographs, real: str | Path, *, model: str | Path | None = None, synthetic: str | Path | None = None
+) -> tuple[Radiographs, list[str]]:
+    """The images that the model was trained on, by its record or that of the synthetic set, and notes; all where none tells.
+
+    Raises:
+        ValueError: when none of the recorded images is among `training`.
+    """
+    known, values = digests_of_training(model=model, synthetic=synthetic), training.digests
+    if known is None and model is not None:
+        known, values = _trained_names(Path(model)), training.names  # of a record that has no digests yet
+    if not known:
+        return training, ["Nothing records which cases trained the model: compared with the whole train split."]
+    chosen = [i for i, value in enumerate(values) if value in known]
+    if not chosen:
+        raise ValueError(f"{real}: none of the {len(known)} images that trained the model is in its train split.")
+    missing = len(known) - len({values[i] for i in chosen})
+    notes = (
+        [f"{missing} of the {len(known)} images that trained the model are not in the train split of {real}."]
+        if missing
+        else []
+    )
+    return training.select(chosen), notes
+
+
+def _trained_names(model: Path) -> set[str]:
+    record = model / "training_config.json"
+    return set(json.loads(record.read_text(encoding="utf-8")).get("data", {}).get("cases") or ()) if record.is_file() else set()
 
 
 def strength_curve(

@@ -44,6 +44,7 @@ PROVENANCE_COLUMNS = (
     # What the model itself made, before refinement enforces it.
     "lesion_pixels_unrefined",
     "lesion_inside_anatomy_unrefined",
+    "rejected_copies",
 )
 
 BALANCES = ("class", "none")
