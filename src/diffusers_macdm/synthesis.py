@@ -370,7 +370,7 @@ def strength_warning(model: str | Path, strength: float) -> str | None:
 def _copy_test(real, model, size: int, seed: int, device, progress: bool) -> Callable[[Sequence[Pair]], np.ndarray]:
     """Tells which of some pairs are copies of the images in `real` that the model was trained on: `[N]` bool."""
     from .audit.images import to_audit_size
-    from .audit.run import build_detector, load_radiographs, trained_on
+    from .audit.run import EMBEDDING_STEPS, build_detector, load_radiographs, trained_on
 
     training, _ = trained_on(load_radiographs(real, "train", size), real, model=model)
     detector, _ = build_detector(
