@@ -232,12 +232,13 @@ def audit(
             raise ValueError(f"{name}={value} is not allowed: at least {least} is needed.")
     device = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
 
+    pipe = None if model is None else _pipeline(model, device)  # first: what cannot be loaded is said at once
     made = load_radiographs(synthetic, "train", columns=("strength", "source", "masks_from"))
     training = load_radiographs(real, "train", made.side)
     validation = load_radiographs(real, "validation", made.side)
     num_available = len(training)
     training, notes = trained_on(training, real, model=model, synthetic=synthetic)
-    learned = _load_embedding(embedding, training) if embedding is not None else None
+    learned = _load_embedding(embedding) if embedding is not None else None
     detector, left_out = build_detector(
         training,
         validation,
@@ -257,8 +258,7 @@ def audit(
     false_alarms = _false_alarms(real, detector, made.side, progress)
 
     membership = curve = None
-    if model is not None:
-        pipe = _pipeline(model, device)
+    if pipe is not None:
         membership = _membership(pipe, real, set(training.names), seed)
         if strengths:
             curve = strength_curve(pipe, real, training, detector, strengths, variations, seed, progress)
@@ -411,7 +411,7 @@ def strength_curve(
             )
             images.extend(output.images[..., 0])
         bar = f"variations at {strength}" if progress else None
-        comparison = detector.gallery.compare(to_audit_size(images, images[0].shape[0]), progress=bar)
+        comparison = detector.gallery.compare(to_audit_size(images, training.side), progress=bar)
         point = _named(proportion(detector.is_copy(comparison)), "copies")
         curve.append({"strength": float(strength), **point, "nearest_is_source": float((comparison.nearest == sources).mean())})
     return curve
@@ -473,7 +473,7 @@ def _pipeline(model, device):
     return pipe
 
 
-def _load_embedding(folder: str | Path, training: Radiographs) -> CopyEmbedding:
+def _load_embedding(folder: str | Path) -> CopyEmbedding:
     if not (Path(folder) / "config.json").is_file():
         raise FileNotFoundError(f"{folder}: there is no embedding here; it is the folder 'embedding' of an earlier audit.")
     return CopyEmbedding.from_pretrained(str(folder)).eval().requires_grad_(False)
