@@ -29,7 +29,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LAYERS = (
     ("", "cli", "__main__"),
     ("hub",),
-    ("cards", "synthesis", "audit", "contact_sheet", "single_file", "conversion"),
+    ("cards", "synthesis", "audit", "pretrained", "contact_sheet", "single_file", "conversion"),
     ("macdm",),
     ("image_processor", "guidance", "losses", "refinement", "provenance", "data"),
     ("forward_process",),

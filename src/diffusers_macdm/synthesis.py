@@ -18,7 +18,6 @@ import io
 import json
 import math
 import os
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,10 +33,10 @@ from tqdm.auto import tqdm
 from .contact_sheet import contact_sheet, save
 from .data.check import METADATA
 from .data.loading import OPTIONAL_COLUMNS, PairDataset, load_pairs, mask_array, radiograph_array
-from .hub_errors import hub_reason
 from .joint_sample import split as split_joint_sample
 from .macdm import MaCDMPipeline
 from .macdm.pipeline import REFUSED_SCHEDULERS
+from .pretrained import load_pipeline, own_version
 from .provenance import TrainedOn, provenance_record
 from .refinement import refine_masks as refine_masks_of
 
@@ -47,8 +46,8 @@ SPLIT = "train"  # of what is written: synthetic pairs are for training, never f
 FOLDERS = {"image": "images", "anatomy_mask": "anatomy", "lesion_mask": "lesion"}
 CONTACT_SHEET_PAIRS = 48
 MAX_REJECTIONS = 20
-# The strength Z / T from which on variations of real cases were no copies of them: docs/results/copy_audit.md.
-COPY_FREE_STRENGTH = 0.8
+# The strength Z / T from which on variations could not be traced to the case they were made from: docs/results/copy_audit.md.
+COPY_FREE_STRENGTH = 0.6
 
 
 @dataclass(frozen=True)
@@ -164,7 +163,7 @@ def generate(
         "device": device.type,
         "dtype": str(dtype).removeprefix("torch."),
     }
-    versions = {"diffusers_macdm": _own_version(), "diffusers": diffusers.__version__, "torch": torch.__version__}
+    versions = {"diffusers_macdm": own_version(), "diffusers": diffusers.__version__, "torch": torch.__version__}
     if begun is not None:
         _refuse_other(out, "settings", begun["settings"], settings)
 
@@ -289,28 +288,6 @@ def make_again(pipe: MaCDMPipeline, row: dict, data: str | Path | None = None, s
     return make_pairs(pipe, [row], [cases[cases.names.index(name)]["joint_sample"]])[0]
 
 
-def load_pipeline(model: str | Path) -> MaCDMPipeline:
-    """Load a `MaCDMPipeline` from a folder or from the Hub, or say in one sentence why that cannot be done.
-
-    Raises:
-        FileNotFoundError: when there is no such folder, or it holds no pipeline.
-        ValueError: when it cannot be loaded.
-    """
-    is_folder = Path(model).is_dir()
-    if is_folder and not (Path(model) / "model_index.json").is_file():
-        raise FileNotFoundError(f"{model}: the folder has no model_index.json, so it is no saved MaCDMPipeline.")
-    if not is_folder and not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(model)):
-        raise FileNotFoundError(f"{model}: no such folder (and not the name of a Hub repository, which is owner/name).")
-    try:
-        pipe = MaCDMPipeline.from_pretrained(str(model))
-    except Exception as error:  # of many classes, from diffusers, huggingface_hub and safetensors
-        reason = None if is_folder else hub_reason(error)
-        reason = reason or (str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
-        what = "as a MaCDMPipeline" if is_folder else "from the Hub (and there is no such folder)"
-        raise ValueError(f"{model}: cannot be loaded {what}: {reason}") from error
-    return pipe
-
-
 def set_scheduler(pipe: MaCDMPipeline, name: str | None) -> None:
     """Give the pipeline the scheduler of diffusers with this class name, on the model's noise schedule; None keeps its own.
 
@@ -362,8 +339,8 @@ def strength_warning(model: str | Path, strength: float) -> str | None:
         return None
     limit = "at no strength that was measured" if level == math.inf else f"only from strength {level} on"
     return (
-        f"strength {strength}: variations are copies of the cases that they are made from; {limit} are they not ({known}). "
-        "Treat this set as you treat the real films."
+        f"strength {strength}: variations are copies of the cases that they are made from, or can be traced to them; {limit} "
+        f"can they not ({known}). Treat this set as you treat the real films."
     )
 
 
@@ -374,7 +351,12 @@ def _copy_test(real, model, size: int, seed: int, device, progress: bool) -> Cal
 
     training, _ = trained_on(load_radiographs(real, "train", size), real, model=model)
     detector, _ = build_detector(
-        training, load_radiographs(real, "validation", size), seed=seed, device=device, progress=progress
+        training,
+        load_radiographs(real, "validation", size),
+        embedding_steps=EMBEDDING_STEPS,
+        seed=seed,
+        device=device,
+        progress=progress,
     )
     return lambda pairs: detector.find(to_audit_size([radiograph_array(pair.radiograph) for pair in pairs], size))
 
@@ -451,15 +433,6 @@ def _labels(pipe: MaCDMPipeline, class_labels: Sequence[int] | None) -> list[int
 def _scheduler_config(pipe: MaCDMPipeline) -> dict:
     config = json.loads(pipe.scheduler.to_json_string(), parse_constant=str)  # -Infinity is not JSON
     return {name: value for name, value in sorted(config.items()) if not name.startswith("_")}
-
-
-def _own_version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("diffusers-macdm")
-    except PackageNotFoundError:  # run from a source tree that is not installed
-        return "unknown"
 
 
 def _plan(settings: dict, cases: PairDataset | None) -> tuple[list[dict], list[int]]:

@@ -126,7 +126,7 @@ def test_model_restricts_the_cases_and_brings_membership_and_the_curve(real, syn
     (model / "training_config.json").write_text(json.dumps({"data": {"cases": [*cases, "elsewhere"]}}))
     result = audit(real, synthetic, tmp_path / "out", model=model, strengths=[0.02], variations=2, **QUICK)
     assert result["settings"]["training_images"] == 4 and result["settings"]["training_images_available"] == 8
-    assert f"1 of the 5 cases that trained the model are not in {real}." in result["notes"]
+    assert f"1 of the 5 images that trained the model are not in the train split of {real}." in result["notes"]
     allowed = {f"images/{case}.png" for case in cases}
     assert {line["nearest_training_image"] for line in lines_of(tmp_path / "out")} <= allowed
     assert (result["membership"]["members"], result["membership"]["others"]) == (4, 10)
@@ -140,9 +140,11 @@ def test_model_restricts_the_cases_and_brings_membership_and_the_curve(real, syn
 
 
 def test_model_of_other_cases_is_refused(real, synthetic, tmp_path):
-    (tmp_path / "training_config.json").write_text(json.dumps({"data": {"cases": ["x", "y"]}}))
-    with pytest.raises(ValueError, match="none of the 2 cases that trained the model is in its train split"):
-        audit(real, synthetic, tmp_path / "out", model=tmp_path, **QUICK)
+    model = tmp_path / "model"
+    tiny_pipeline(with_classifier=False).save_pretrained(model)
+    (model / "training_config.json").write_text(json.dumps({"data": {"cases": ["x", "y"]}}))
+    with pytest.raises(ValueError, match="none of the 2 images that trained the model is in its train split"):
+        audit(real, synthetic, tmp_path / "out", model=model, **QUICK)
 
 
 # --- what is left out
@@ -274,11 +276,14 @@ def test_verdicts():
 
 def test_telling_level_is_where_the_curve_stays_at_chance():
     def curve(**lows):
-        return [{"strength": float(key[1:]) / 10, "interval": [low, 1.0]} for key, low in lows.items()]
+        both = lambda low: {"interval": [low, 1.0], "nearest_is_source_interval": [0.0, 1.0]}  # noqa: E731
+        return [{"strength": float(key[1:]) / 10, **both(low)} for key, low in lows.items()]
 
     assert telling_level(curve(s2=0.5, s4=0.02, s6=0.01, s8=0.0)) == 0.4
     assert telling_level(curve(s2=0.01, s4=0.2, s6=0.01)) == 0.6  # what lies above a level that copies
     assert telling_level(curve(s2=0.5, s9=0.3)) is None
+    traced = {"strength": 0.3, "interval": [0.0, 0.1], "nearest_is_source_interval": [0.2, 0.5]}
+    assert telling_level([*curve(s6=0.01), traced]) == 0.6  # no copies any more, but traced to their sources
 
 
 def test_loaded_radiographs(real):

@@ -12,13 +12,14 @@ from tqdm import tqdm
 
 from .embedding import CopyEmbedding
 from .images import SIZE, to_unit
-from .registration import COARSE, FINE, Search, aligned_distance, alignments
+from .registration import COARSE, FINE, Search, aligned_distance, alignments, unmoved_start
 
 
 # Who is aligned finely: the training images that the search, the embedding or the pixels put nearest. Three finders, for
 # none of them finds every copy.
 SEARCH_CANDIDATES, EMBEDDING_CANDIDATES, PIXEL_CANDIDATES = 64, 8, 1
 FIRST_STEPS, FINAL_STEPS, FINALISTS = 8, 14, 6  # of the descent: few for all, more for the best of them
+UNMOVED_CANDIDATES = 24  # of those that the search found, from no alignment but the mirror as well
 _SEARCH_QUERIES = 8
 _PIXEL_SIDE = 32
 _QUERY_BLOCK, _GALLERY_BLOCK = 512, 4096
@@ -124,6 +125,10 @@ class Gallery:
             near = torch.cat([similar[part, :EMBEDDING_CANDIDATES], near_pixels[part, :PIXEL_CANDIDATES]], dim=1)
             views = torch.cat([best, other, near, near + len(self)], dim=1)  # [n, K]
             begin = alignments()[number.gather(1, views)]  # [n, K, 5]
+            # the search tries few rotations and scales: from a wrong pair of them the descent may not find back
+            unmoved = best[:, :UNMOVED_CANDIDATES]
+            begin = torch.cat([begin, unmoved_start(unmoved >= len(self))], dim=1)
+            views = torch.cat([views, unmoved + 2 * len(self)], dim=1)
             chosen = views % len(self)
             distance, begin = self._descend(queries[part], chosen, begin, FIRST_STEPS, COARSE)
             # one image may have been found in several ways

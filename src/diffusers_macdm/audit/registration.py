@@ -26,7 +26,7 @@ from .images import SIZE, affine_grid, gaussian_blur, in_blocks, to_unit
 MIN_OVERLAP = 0.5  # of the frame; a smaller common part proves nothing
 
 SEARCH_SIZE, SEARCH_BLUR = 16, 2.0  # the blur in pixels of the audit's size: the shifts tried lie a pixel of 16 apart
-ROTATIONS = (-12.0, -6.0, 0.0, 6.0, 12.0)  # degrees
+ROTATIONS = (-10.0, 0.0, 10.0)  # degrees
 SCALES = (0.74, 0.86, 1.0, 1.16, 1.35)
 SHIFTS = (-0.24, -0.18, -0.12, -0.06, 0.0, 0.06, 0.12, 0.18, 0.24)  # of the side, in either direction
 
@@ -84,6 +84,13 @@ def alignments() -> torch.Tensor:
     tried = itertools.product((1.0, -1.0), ROTATIONS, SCALES, SHIFTS, SHIFTS)
     every = torch.tensor([(m, math.radians(r), math.log(s), 2 * x, 2 * y) for m, r, s, x, y in tried])
     return every[_inside(_grids(every)).flatten(1).mean(dim=1) >= MIN_OVERLAP]
+
+
+def unmoved_start(mirrored: torch.Tensor) -> torch.Tensor:
+    """The alignments `[..., 5]` that move nothing, of images that are mirrored or not `[...]`."""
+    start = torch.zeros(*mirrored.shape, 5)
+    start[..., 0] = 1 - 2.0 * mirrored
+    return start
 
 
 @functools.cache

@@ -146,9 +146,9 @@ case of the same label with AUC {{ "%.3f" | format(r.membership.auc) }}
 <h2>Variations of real cases</h2>
 {% if strengths %}
 <img src="data:image/png;base64,{{ strengths }}" alt="Copy rate against strength">
-{% if r.strength_level is none %}<p>At no strength measured are variations free of copies.</p>
-{% else %}<p>From strength {{ r.strength_level }} on, variations are called copies no more often than images that copy nobody.
-Below, a variation is a copy of its case.</p>{% endif %}
+{% if r.strength_level is none %}<p>At every strength measured the audit can tell which case a variation was made from.</p>
+{% else %}<p>From strength {{ r.strength_level }} on, variations are called copies, or lie nearest to their own case, no more
+often than 1 in 20. Below, the audit can tell which case a variation was made from.</p>{% endif %}
 {% else %}<p>Not measured: no strengths were asked for.</p>{% endif %}
 <h2>Settings</h2>
 <pre>{{ settings }}</pre>

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from ..data.loading import PairDataset, case_names, load_pairs, radiograph_array, radiograph_digest
+from ..pretrained import load_pipeline, own_version
 from ..provenance import digests_of_training
 from .copies import NOMINAL_RATE, CopyDetector, copies_too_often, false_alarm_interval, proportion
 from .embedding import CopyEmbedding, train_embedding
@@ -342,12 +343,11 @@ def verdict(result: dict) -> str:
 
 
 def telling_level(curve: Sequence[dict]) -> float | None:
-    """The lowest strength from which on variations are flagged no more often than images that copy nobody; None if none.
-
-    Below it the audit can tell which case a variation was made from: it is a copy of that case."""
+    """The lowest strength from which on variations are neither called copies nor lie nearest to their own source more often
+    than 1 in 20; None if there is none. Below it the audit can tell which case a variation was made from."""
     level = None
     for point in sorted(curve, key=lambda point: -point["strength"]):
-        if point["interval"][0] > NOMINAL_RATE:
+        if point["interval"][0] > NOMINAL_RATE or point["nearest_is_source_interval"][0] > NOMINAL_RATE:
             break
         level = point["strength"]
     return level
@@ -413,7 +413,9 @@ def strength_curve(
         bar = f"variations at {strength}" if progress else None
         comparison = detector.gallery.compare(to_audit_size(images, training.side), progress=bar)
         point = _named(proportion(detector.is_copy(comparison)), "copies")
-        curve.append({"strength": float(strength), **point, "nearest_is_source": float((comparison.nearest == sources).mean())})
+        traced = proportion(comparison.nearest == sources)
+        point |= {"nearest_is_source": traced["value"], "nearest_is_source_interval": traced["interval"]}
+        curve.append({"strength": float(strength), **point})
     return curve
 
 
@@ -466,8 +468,6 @@ def _membership(pipe, real, trained: set[str], seed: int) -> dict:
 
 
 def _pipeline(model, device):
-    from ..synthesis import load_pipeline
-
     pipe = load_pipeline(model).to(device)
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -502,6 +502,4 @@ def _quantiles(values: np.ndarray) -> dict[str, float]:
 def _versions() -> dict[str, str]:
     import diffusers
 
-    from ..synthesis import _own_version
-
-    return {"diffusers_macdm": _own_version(), "diffusers": diffusers.__version__, "torch": torch.__version__}
+    return {"diffusers_macdm": own_version(), "diffusers": diffusers.__version__, "torch": torch.__version__}
