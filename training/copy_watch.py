@@ -204,18 +204,20 @@ class CopyAudit:
 
 def radiographs_of(dataset: PairDataset, size: int) -> Radiographs:
     """The radiographs of these very cases at the audit's size, one after the other."""
-    images = dataset.pairs.select_columns(["image"])
+    undecoded = dataset.pairs.select_columns(["image"])
 
     def decoded():
         for index, name in enumerate(dataset.names):
             try:
-                yield radiograph_array(images[index]["image"])
+                yield radiograph_array(undecoded[index]["image"])
             except (ValueError, OSError) as error:
                 raise ValueError(f"{name}: {error}") from error
 
     names = dataset.names
     rows = [{} for _ in names]
-    return Radiographs(to_audit_size(decoded(), size), names, names, dataset.labels, dataset.patient_ids, rows, size)
+    digests = [dataset.image_sha256(index) for index in range(len(names))]
+    images = to_audit_size(decoded(), size)
+    return Radiographs(images, names, names, digests, dataset.labels, dataset.patient_ids, rows, size)
 
 
 def matched_cases(first: Sequence[int], second: Sequence[int], count: int, seed: int) -> tuple[list[int], list[int]]:
