@@ -41,6 +41,8 @@ def mixed_precision() -> str:
 def launch(script: str, options: list[str]) -> None:
     """Run a training script as a user does, showing the command."""
     command = ["accelerate", "launch", "--num_processes", "1", "--num_machines", "1", "--dynamo_backend", "no"]
+    # Without it, accelerate gives each process one thread, on a CPU too.
+    command += ["--num_cpu_threads_per_process", str(torch.get_num_threads())]
     command += ["--mixed_precision", mixed_precision(), f"training/{script}", *options]
     print("$ " + " ".join(command), flush=True)
     executable = [sys.executable, "-m", "accelerate.commands.launch", *command[2:]]
