@@ -29,6 +29,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LAYERS = (
     ("", "cli", "__main__"),
     ("hub",),
+    ("evaluation",),
     ("cards", "synthesis", "audit", "pretrained", "contact_sheet", "single_file", "conversion"),
     ("macdm",),
     ("image_processor", "guidance", "losses", "refinement", "provenance", "data"),
