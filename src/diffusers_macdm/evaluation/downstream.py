@@ -1,0 +1,326 @@
+"""Training and testing of the diagnosis classifier and the segmenter, alike in every arm of a comparison.
+
+The arms differ in the cases alone: number of optimisation steps, schedule, class-balanced batches, initial weights (by seed)
+and the choice of the state by the validation cases are the same. The schedule is never cut short.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from ..data.augmentation import PairAugmentation
+from .cases import Cases
+from .metrics import dice_per_case, hausdorff95_per_case, mean_of_defined, roc_auc
+from .networks import diagnosis_classifier, segmenter
+
+
+DIAGNOSIS, SEGMENTATION = "diagnosis", "segmentation"
+TASKS = (DIAGNOSIS, SEGMENTATION)
+WARMUP_SHARE = 0.05  # of the steps
+LEARNING_RATES = {DIAGNOSIS: 3e-4, SEGMENTATION: 1e-3}
+WEIGHT_DECAY = 0.01
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every arm of a comparison is given.
+
+    Attributes:
+        steps: optimisation steps.
+        batch_size: cases in each.
+        learning_rate: at the end of the warm-up; a cosine takes it to 0.
+        validate_every: steps between two looks at the validation cases.
+        width: channels of the network's first stage; its own default when None.
+    """
+
+    steps: int = 1000
+    batch_size: int = 32
+    learning_rate: float = 3e-4
+    validate_every: int = 50
+    width: int | None = None
+
+    def __post_init__(self):
+        for name, least in (("steps", 1), ("batch_size", 2), ("validate_every", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)} is not allowed: at least {least} is needed.")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate={self.learning_rate} is not allowed: it must be greater than 0.")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a training: these cases for this share of the steps."""
+
+    cases: Cases
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network in the state that the validation cases chose.
+
+    Attributes:
+        network: in evaluation mode.
+        steps: optimisation steps that were made.
+        best_step: the one after which the state was taken.
+        validation_score: ROC AUC of lesion against normal, or Dice of the lesion, on the validation cases at that state; None
+            without them, or where it is not defined for them.
+        threshold: probability of a lesion from which a case counts as one, by Youden's index on the validation cases; 0.5
+            where they do not tell. None for a segmenter.
+        seconds: of the training.
+    """
+
+    network: torch.nn.Module
+    steps: int
+    best_step: int
+    validation_score: float | None
+    threshold: float | None
+    seconds: float
+
+
+def balanced_draws(class_labels: Sequence[int] | torch.Tensor, count: int, seed: int | Sequence[int]) -> np.ndarray:
+    """Numbers of the cases that are drawn, `[count]`: the classes in turn, within a class each case once before any again.
+
+    So a case of a class of n is drawn `count / (classes * n)` times, give or take one, and a set in which every case stands
+    twice is drawn from like the set itself.
+    """
+    labels = np.asarray(class_labels)
+    classes = np.unique(labels)
+    seeds = [seed] if isinstance(seed, int) else list(seed)
+    draws = np.empty(count, dtype=np.int64)
+    for place, label in enumerate(classes):
+        members = np.flatnonzero(labels == label)
+        generator = np.random.default_rng([*seeds, int(label)])
+        needed = len(range(place, count, len(classes)))
+        rounds = [generator.permutation(members) for _ in range(-(-needed // len(members)))]
+        draws[place :: len(classes)] = np.concatenate([members[:0], *rounds])[:needed]
+    return draws
+
+
+def stage_steps(stages: Sequence[Stage], steps: int) -> list[int]:
+    """Steps of each stage; together they are all of them.
+
+    Raises:
+        ValueError: when the shares do not add up to 1, or a stage would have no step.
+    """
+    shares = np.array([stage.share for stage in stages])
+    if not len(shares) or not np.isclose(shares.sum(), 1):
+        raise ValueError(f"Stages with shares {shares.tolist()} are not allowed: they must add up to 1.")
+    ends = np.rint(np.cumsum(shares) * steps).astype(int)
+    counts = np.diff(ends, prepend=0).tolist()
+    if min(counts) < 1:
+        raise ValueError(f"{steps} steps are too few for stages with shares {shares.tolist()}.")
+    return counts
+
+
+def learning_rate_factor(step: int, steps: int) -> float:
+    """Share of the learning rate at a step from 0 on: a linear warm-up, then a cosine that would be 0 at `steps`."""
+    warmup = math.ceil(WARMUP_SHARE * steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 + 0.5 * math.cos(math.pi * (step - warmup) / (steps - warmup)) if steps > warmup else 0.0
+
+
+def train_classifier(
+    stages: Sequence[Stage],
+    validation: Cases | None,
+    budget: Budget,
+    *,
+    num_classes: int,
+    seed: int,
+    augmentation: PairAugmentation | None = None,
+    pretrained: str | None = None,
+    device: str | torch.device = "cpu",
+    progress: Callable[[int], None] | None = None,
+) -> Trained:
+    """Train the diagnosis classifier (cross-entropy).
+
+    Args:
+        stages: training cases; only their radiographs and labels are used.
+        validation: chooses the state and the threshold. None: the last state, 0.5.
+        budget: steps and so on.
+        num_classes: number of labels, 0 (normal) included.
+        seed: of initial weights, draws and augmentation.
+        augmentation: classical augmentation of the training cases.
+        pretrained: see `networks.diagnosis_classifier`.
+        device: to train on; the network stays there.
+        progress: called after each step with its number.
+
+    Raises:
+        ValueError: when a label is not below `num_classes`, or a training set is empty.
+    """
+    for cases in (*(stage.cases for stage in stages), *([] if validation is None else [validation])):
+        if len(cases) and int(cases.class_labels.max()) >= num_classes:
+            raise ValueError(f"Label {int(cases.class_labels.max())} is not allowed: there are {num_classes} classes.")
+
+    def loss_of(network, samples, labels):
+        return torch.nn.functional.cross_entropy(network(samples[:, :1]).logits, labels)
+
+    def score(network):
+        probabilities, truth = predict_probabilities(network, validation, budget.batch_size), validation.class_labels.numpy()
+        log_loss = -np.log(probabilities[np.arange(len(truth)), truth].clip(1e-12)).mean()
+        return roc_auc(1 - probabilities[:, 0], truth > 0), -log_loss
+
+    width = {} if budget.width is None else {"width": budget.width}
+    build = lambda: diagnosis_classifier(num_classes, pretrained, **width)  # noqa: E731
+    trained = _train(build, loss_of, score, stages, validation, budget, seed, augmentation, device, progress)
+    threshold = 0.5
+    if validation is not None and len(set(validation.has_lesion.tolist())) == 2:
+        lesion = 1 - predict_probabilities(trained.network, validation, budget.batch_size)[:, 0]
+        threshold = youden_threshold(validation.has_lesion.numpy(), lesion)
+    return replace(trained, threshold=threshold)
+
+
+def train_segmenter(
+    stages: Sequence[Stage],
+    validation: Cases | None,
+    budget: Budget,
+    *,
+    seed: int,
+    augmentation: PairAugmentation | None = None,
+    device: str | torch.device = "cpu",
+    progress: Callable[[int], None] | None = None,
+) -> Trained:
+    """Train the segmenter of anatomy and lesion (Dice over the batch + cross-entropy, each mask by itself); arguments as
+    `train_classifier`'s.
+
+    Raises:
+        ValueError: when a training case has no masks, or a training set is empty.
+    """
+    from monai.losses import DiceCELoss
+
+    for stage in stages:
+        if not stage.cases.has_masks:
+            raise ValueError("A segmenter cannot be trained with cases that have no masks.")
+    # Over the batch: a normal case has no lesion, and its own Dice would tell nothing.
+    dice_ce = DiceCELoss(sigmoid=True, batch=True)
+
+    def loss_of(network, samples, labels):
+        logits, masks = network(samples[:, :1]), (samples[:, 1:] > 0).float()  # [B, 2, H, W] each
+        return dice_ce(logits[:, :1], masks[:, :1]) + dice_ce(logits[:, 1:], masks[:, 1:])
+
+    def score(network):
+        predicted, truth = predict_masks(network, validation, budget.batch_size), validation.masks.numpy()
+        lesion, anatomy = (dice_per_case(predicted[:, mask], truth[:, mask]) for mask in (1, 0))
+        with_lesion = truth[:, 1].any(axis=(1, 2))
+        return mean_of_defined(lesion[with_lesion]), mean_of_defined(anatomy)
+
+    size = stages[0].cases.size
+    width = {} if budget.width is None else {"width": budget.width}
+    build = lambda: segmenter(size, **width)  # noqa: E731
+    return _train(build, loss_of, score, stages, validation, budget, seed, augmentation, device, progress)
+
+
+def _train(build, loss_of, score, stages, validation, budget, seed, augmentation, device, progress) -> Trained:
+    """The one loop. `score(network)` gives what decides between states and, where it is equal or nan, a second number."""
+    for stage in stages:
+        if not len(stage.cases):
+            raise ValueError("A network cannot be trained without cases.")
+    start = time.perf_counter()
+    counts = stage_steps(stages, budget.steps)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = build().to(device).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=budget.learning_rate, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, budget.steps))
+
+    step, best = 0, None
+    for number, (stage, count) in enumerate(zip(stages, counts, strict=True)):
+        draws = balanced_draws(stage.cases.class_labels, count * budget.batch_size, [seed, number])
+        seeds = np.random.default_rng([seed, number, 2**31]).integers(2**62, size=len(draws))
+        for chosen, augmentation_seeds in zip(draws.reshape(count, -1), seeds.reshape(count, -1), strict=True):
+            samples = stage.cases.joint_samples[chosen]  # [B, 3, H, W]
+            if augmentation is not None:
+                augmented = (augmentation(*pair)[0] for pair in zip(samples, augmentation_seeds.tolist(), strict=True))
+                samples = torch.stack(list(augmented))
+            loss = loss_of(network, samples.to(device), stage.cases.class_labels[chosen].to(device))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            step += 1
+            if progress is not None:
+                progress(step)
+            # A state from before the last stage would be that of another arm.
+            is_last_stage = number == len(stages) - 1
+            if validation is not None and is_last_stage and (step % budget.validate_every == 0 or step == budget.steps):
+                network.eval()
+                value, second = score(network)
+                network.train()
+                rank = (float(np.nan_to_num(value)), float(second))
+                if best is None or rank > best[0]:
+                    state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+                    best = rank, (None if np.isnan(value) else float(value)), step, state
+    if best is None:
+        best_step, value = step, None
+    else:
+        _, value, best_step, state = best
+        network.load_state_dict(state)
+    network.eval().requires_grad_(False)
+    return Trained(network, step, best_step, value, None, time.perf_counter() - start)
+
+
+def predict_probabilities(network: torch.nn.Module, cases: Cases, batch_size: int = 64) -> np.ndarray:
+    """Probability of each class, float64 `[N, num_classes]`, by a network in evaluation mode."""
+    return _predict(network, cases, batch_size, lambda batch: torch.softmax(network(batch).logits.double(), dim=1))
+
+
+def predict_masks(network: torch.nn.Module, cases: Cases, batch_size: int = 64) -> np.ndarray:
+    """Anatomy and lesion mask that the segmenter sees in each radiograph, bool `[N, 2, H, W]`, in evaluation mode."""
+    return _predict(network, cases, batch_size, lambda batch: network(batch) > 0)
+
+
+@torch.no_grad()
+def _predict(network, cases, batch_size, predict) -> np.ndarray:
+    device = next(network.parameters()).device
+    parts = [predict(batch.to(device)).cpu() for batch in cases.radiographs.split(batch_size)]  # of [B, 1, H, W]
+    return torch.cat(parts).numpy()
+
+
+def youden_threshold(truth: np.ndarray, scores: np.ndarray) -> float:
+    """The threshold with the largest sensitivity + specificity - 1, half-way between two neighbouring scores.
+
+    Args:
+        truth: bool `[N]` with both values in it.
+        scores: `[N]`; a case counts as positive from the threshold on. Of several equally good thresholds the highest is taken.
+    """
+    values = np.unique(scores)
+    candidates = np.concatenate([values[:1], (values[:-1] + values[1:]) / 2])  # the first calls all positive
+    positive = scores[None] >= candidates[:, None]  # [candidates, N]
+    index = positive[:, truth].mean(axis=1) - positive[:, ~truth].mean(axis=1)
+    return float(candidates[np.flatnonzero(index >= index.max() - 1e-12)[-1]])
+
+
+def measure_diagnosis(trained: Trained, cases: Cases) -> dict[str, np.ndarray]:
+    """What the endpoints of the diagnosis are computed from, one number for each case.
+
+    Returns:
+        `lesion_probability` (1 - p(0)) and `called_lesion` (1 where it reaches the threshold, else 0), float64 `[N]` each.
+    """
+    lesion = 1 - predict_probabilities(trained.network, cases)[:, 0]
+    return {"lesion_probability": lesion, "called_lesion": (lesion >= trained.threshold).astype(float)}
+
+
+def measure_segmentation(trained: Trained, cases: Cases) -> dict[str, np.ndarray]:
+    """What the endpoints of the segmentation are computed from, one number for each case; nan where it has no meaning.
+
+    Returns:
+        `lesion_dice` and `lesion_hausdorff95` (pixels; nan also where no lesion was found) of cases with a lesion,
+        `lesion_found` (1 where the normal case has a pixel of lesion, else 0) of normal ones, `anatomy_dice` of all;
+        float64 `[N]` each.
+    """
+    predicted, truth = predict_masks(trained.network, cases), cases.masks.numpy()
+    with_lesion = truth[:, 1].any(axis=(1, 2))
+    found = predicted[:, 1].any(axis=(1, 2)).astype(float)
+    return {
+        "lesion_dice": np.where(with_lesion, dice_per_case(predicted[:, 1], truth[:, 1]), np.nan),
+        "lesion_hausdorff95": np.where(with_lesion, hausdorff95_per_case(predicted[:, 1], truth[:, 1]), np.nan),
+        "lesion_found": np.where(with_lesion, np.nan, found),
+        "anatomy_dice": dice_per_case(predicted[:, 0], truth[:, 0]),
+    }
