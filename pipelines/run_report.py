@@ -65,8 +65,10 @@ lesions off at the anatomy. Areas are shares of the image, over the pairs that h
 {% endfor %}</table>{% endif %}
 <h2>Settings</h2>
 <pre>{{ settings }}</pre>
-<p class="note">These pairs are not audited for copies of training images, and nothing here shows that they help a
-classifier or a segmenter. They are no medical evidence of anything.</p>
+<h2>Copies</h2>
+<p>{{ verdict or "These pairs are not audited for copies of training images." }}</p>
+<p class="note">Nothing here shows that these pairs help a classifier or a segmenter. They are no medical evidence of
+anything.</p>
 </html>
 """
 
@@ -79,6 +81,7 @@ def report(
     title: str,
     num_shown: int = 48,
     stages: dict[str, float] | None = None,
+    verdict: str | None = None,
 ) -> dict:
     """Write the page and return what `report.json` holds.
 
@@ -89,6 +92,7 @@ def report(
         out: new folder.
         num_shown: pairs of each kind in the picture.
         stages: seconds by stage, for the page.
+        verdict: of the copy audit of these pairs.
     """
     out_dir = Path(out)
     if out_dir.exists():
@@ -139,6 +143,7 @@ def report(
             "cases_per_label": configuration["data"]["cases_per_label"],
         },
         "stages": stages,
+        "copy_audit": verdict,
         "settings": {"training": configuration["arguments"], "versions": configuration["versions"]},
         "device": "cuda" if torch.cuda.is_available() else f"cpu, {os.cpu_count()} cores",
     }
@@ -225,6 +230,7 @@ def _page(title: str, facts: dict, folder: Path) -> str:
         training=f"{training['steps']} steps, {training['parameters'] / 1e6:.2f} million parameters, cases per label "
         f"{training['cases_per_label']}, {training['median_samples_per_second']:.0f} samples per second on {facts['device']}.",
         stages=facts["stages"],
+        verdict=facts["copy_audit"],
         settings=json.dumps(facts["settings"], indent=2),
     )
 
