@@ -30,7 +30,7 @@ LAYERS = (
     ("", "cli", "__main__"),
     ("hub",),
     ("evaluation",),
-    ("cards", "synthesis", "audit", "pretrained", "contact_sheet", "single_file", "conversion"),
+    ("cards", "synthesis", "audit", "pretrained", "contact_sheet", "page", "plots", "single_file", "conversion"),
     ("macdm",),
     ("image_processor", "guidance", "losses", "refinement", "provenance", "data"),
     ("forward_process",),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..page import png_source, render, write_index
 from .copies import CopyDetector
 from .neighbours import Comparison
 
@@ -90,29 +89,19 @@ def _strengths(path: Path, curve: list[dict]) -> None:
     figure.savefig(path, dpi=90)
 
 
-PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Copy audit</title>
-<style>
-  body { font: 16px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
-  img { max-width: 100%; }
-  table { border-collapse: collapse; margin: 1rem 0; }
-  th, td { border-bottom: 1px solid #ccc; padding: .3rem .9rem; text-align: right; }
-  th:first-child, td:first-child { text-align: left; }
-  pre { background: #f4f4f4; padding: .8rem; overflow-x: auto; }
-  .note { color: #555; }
-  .verdict { border-left: .4rem solid {{ "#b00" if alarming else "#888" }}; padding: .4rem 1rem; font-size: 1.1rem; }
-</style>
+PAGE = """{% extends "base.html" %}
+{% from "parts.html" import head, picture %}
+{% block title %}Copy audit{% endblock %}
+{% block body %}
 <h1>Copy audit</h1>
-<p class="verdict">{{ r.verdict }}</p>
+<p class="verdict{{ " bad" if alarming }}">{{ r.verdict }}</p>
 <p>Compared with {{ r.settings.training_images }} training images; {{ r.settings.validation_images }} validation images say how
 near an image comes that copies nobody. A copy is closer to a training image, after the best alignment, than 95 % of these.</p>
 {% if r.notes %}<ul>{% for note in r.notes %}<li>{{ note }}</li>{% endfor %}</ul>{% endif %}
 <h2>Copies</h2>
-<table><tr><th></th><th>share</th><th>95 % interval</th><th>of</th></tr>
-{% macro row(name, part) %}<tr><td>{{ name }}</td><td>{{ part.value | percent }}</td><td>{{ part.interval | interval }}</td>
+<div class="scroll"><table>{{ head(["", "share", "95 % interval", "of"]) }}<tbody>
+{% macro row(name, part) %}<tr><th scope="row">{{ name }}</th><td>{{ part.value | percent }}</td>
+<td class="interval">{{ part.interval | interval }}</td>
 <td>{{ part.total if part.total is defined else "" }}</td></tr>{% endmacro %}
 {{ row("synthetic images called copies", r.copy_rate) }}
 {{ row("expected by chance (nominal; interval: the threshold's own uncertainty)", r.nominal_false_alarm_rate) }}
@@ -122,19 +111,20 @@ near an image comes that copies nobody. A copy is closer to a training image, af
 {% for label, part in r.by_label.items() %}{{ row("label " ~ label, part) }}{% endfor %}
 {% for strength, part in r.by_strength.items() %}
 {{ row("from noise" if strength == "none" else "strength " ~ strength, part) }}{% endfor %}
-</table>
+</tbody></table></div>
 <p class="note">Authentic: farther from its nearest training image than that one is from its own nearest neighbour. Nearest /
 second-nearest ratio over other patients: median {{ "%.3f" | format(r.nearest_ratio.median) }}, of validation images
 {{ "%.3f" | format(r.nearest_ratio.median_validation) }}.</p>
 <h2>Does the audit find copies? Planted ones</h2>
-<table><tr><th>training images, altered</th><th>found</th><th>95 % interval</th><th>of</th><th>traced to their source</th></tr>
-{% for kind, part in r.sensitivity.items() %}<tr><td>{{ kind }}</td><td>{{ part.value | percent }}</td>
-<td>{{ part.interval | interval }}</td><td>{{ part.total }}</td><td>{{ part.attributed | percent }}</td></tr>{% endfor %}
-</table>
+<div class="scroll"><table>
+{{ head(["training images, altered", "found", "95 % interval", "of", "traced to their source"]) }}<tbody>
+{% for kind, part in r.sensitivity.items() %}<tr><th scope="row">{{ kind }}</th><td>{{ part.value | percent }}</td>
+<td class="interval">{{ part.interval | interval }}</td><td>{{ part.total }}</td><td>{{ part.attributed | percent }}</td></tr>
+{% endfor %}</tbody></table></div>
 <h2>The {{ pairs }} most suspicious pairs</h2>
-<img src="data:image/png;base64,{{ montage }}" alt="Synthetic images beside their nearest training images">
+{{ picture(montage, "Synthetic images beside their nearest training images") }}
 <h2>Distances</h2>
-<img src="data:image/png;base64,{{ distances }}" alt="Histograms of distances of synthetic and of validation images">
+{{ picture(distances, "Histograms of distances of synthetic and of validation images") }}
 <h2>Membership inference</h2>
 {% if r.membership and r.membership.auc is not none %}
 <p>By its denoising error at t / T = {{ r.membership.noise_levels | join(", ") }} a training case is told from a validation
@@ -145,32 +135,28 @@ case of the same label with AUC {{ "%.3f" | format(r.membership.auc) }}
 {% else %}<p>Not measured: no model was given.</p>{% endif %}
 <h2>Variations of real cases</h2>
 {% if strengths %}
-<img src="data:image/png;base64,{{ strengths }}" alt="Copy rate against strength">
+{{ picture(strengths, "Copy rate against strength") }}
 {% if r.strength_level is none %}<p>At every strength measured the audit can tell which case a variation was made from.</p>
 {% else %}<p>From strength {{ r.strength_level }} on, variations are called copies, or lie nearest to their own case, no more
 often than 1 in 20. Below, the audit can tell which case a variation was made from.</p>{% endif %}
 {% else %}<p>Not measured: no strengths were asked for.</p>{% endif %}
 <h2>Settings</h2>
-<pre>{{ settings }}</pre>
-</html>
+<pre>{{ settings | pretty }}</pre>
+{% endblock %}
 """
 
 
 def write_page(folder: Path, result: dict) -> None:
     """`index.html`, self-contained."""
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["percent"] = lambda value: "not measured" if value is None else f"{value:.1%}"
-    environment.filters["interval"] = lambda pair: "" if pair is None else f"{pair[0]:.1%} to {pair[1]:.1%}"
     pictures = {name: folder / f"{name}.png" for name in ("montage", "distances", "strengths")}
-    page = environment.from_string(PAGE).render(
+    page = render(
+        PAGE,
         r=result,
         alarming=not result["reliable"]
         or result["copy_rate"]["interval"][0] > result["nominal_false_alarm_rate"]["interval"][1],
         none_measured={"value": None, "interval": None, "total": "no test split"},
         pairs=min(MONTAGE_PAIRS, result["copy_rate"]["total"]),
-        settings=json.dumps({**result["settings"], "versions": result["versions"]}, indent=2),
-        **{name: base64.b64encode(path.read_bytes()).decode() if path.is_file() else "" for name, path in pictures.items()},
+        settings={**result["settings"], "versions": result["versions"]},
+        **{name: png_source(path.read_bytes()) if path.is_file() else "" for name, path in pictures.items()},
     )
-    (folder / "index.html").write_text(page, encoding="utf-8")
+    write_index(folder, page)

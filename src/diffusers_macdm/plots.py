@@ -1,0 +1,111 @@
+"""The plots of the HTML pages: estimates with intervals, in rows or as curves. Colors and markers say the same thing twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from .page import GRAY, PALETTE, figure_source
+
+
+MARKERS = "osD^vPX"
+DASHES = ("--", ":", "-.", (0, (6, 2, 1, 2, 1, 2)))
+WIDTH = 6.2  # inches: half a page of 1200 px, or a phone's whole
+
+
+def _figure(height: float):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def forest_plot(rows: Mapping[str, Mapping[str, dict]], xlabel: str, zero: str) -> str:
+    """Estimates with intervals in rows, with a line at zero.
+
+    Args:
+        rows: for each row its estimates by series, each with `value` and `interval` (None: a point without a line).
+        xlabel: what the values are.
+        zero: what zero means.
+
+    Returns:
+        The source of an <img>.
+    """
+    series = list(dict.fromkeys(name for estimates in rows.values() for name in estimates))
+    height = 0.17 * len(series) + 0.14
+    figure, axes = _figure(1.3 + height * len(rows))
+    axes.axvline(0, color="black", linewidth=1, label=zero)
+    for place, estimates in enumerate(rows.values()):
+        for index, name in enumerate(series):
+            if name not in estimates or estimates[name]["value"] is None:
+                continue
+            y = place * height + 0.17 * (index - (len(series) - 1) / 2)
+            color, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
+            label = name if name not in axes.get_legend_handles_labels()[1] else None
+            if estimates[name]["interval"] is not None:
+                axes.plot(estimates[name]["interval"], (y, y), color=color, linewidth=1.6, solid_capstyle="butt")
+            axes.plot(estimates[name]["value"], y, marker, color=color, markersize=5, label=label)
+        if place % 2:
+            axes.axhspan((place - 0.5) * height, (place + 0.5) * height, color="0.955", zorder=-1)
+    axes.set_yticks([place * height for place in range(len(rows))], rows)
+    axes.set_ylim((len(rows) - 0.5) * height, -0.5 * height)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(xlabel)
+    figure.legend(loc="outside upper left", fontsize=9, ncols=2, frameon=False)
+    return figure_source(figure)
+
+
+def curves(
+    lines: Mapping[str, Sequence[dict]],
+    xlabel: str,
+    ylabel: str,
+    references: Mapping[str, float] | None = None,
+    log_x: bool = False,
+) -> str:
+    """Values against a quantity, with their intervals as bars.
+
+    Args:
+        lines: for each curve its points, each with `x`, `value` and `interval` (None: no bar).
+        references: values at which a horizontal line is drawn, by name.
+        log_x: whether x is drawn on a logarithmic axis.
+
+    Returns:
+        The source of an <img>.
+    """
+    figure, axes = _figure(3.6)
+    ticks = sorted({point["x"] for points in lines.values() for point in points})
+    if log_x:
+        axes.set_xscale("log")
+        axes.minorticks_off()
+    for index, (name, points) in enumerate(lines.items()):
+        points = sorted((point for point in points if point["value"] is not None), key=lambda point: point["x"])
+        # Side by side, so that the bars of several curves do not hide each other.
+        shift = index - (len(lines) - 1) / 2
+        step = min((b - a for a, b in zip(ticks, ticks[1:], strict=False)), default=1)
+        x = [point["x"] * 1.03**shift if log_x else point["x"] + 0.06 * step * shift for point in points]
+        color, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
+        axes.plot(x, [point["value"] for point in points], f"{marker}-", color=color, label=name, markersize=5, linewidth=1.4)
+        for place, point in zip(x, points, strict=True):
+            if point["interval"] is not None:
+                axes.plot((place, place), point["interval"], color=color, linewidth=1.6, alpha=0.75)
+    for index, (name, value) in enumerate((references or {}).items()):
+        axes.axhline(value, color=GRAY, linewidth=1.2, linestyle=DASHES[index % len(DASHES)], label=name)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.grid(axis="y", alpha=0.25)
+    figure.legend(loc="outside upper left", fontsize=9, ncols=2, frameon=False)
+    return figure_source(figure)
+
+
+def scatter(groups: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """Points of several groups in the plane of a projection, whose axes mean nothing: the source of an <img>."""
+    figure, axes = _figure(4.6)
+    for index, (name, points) in enumerate(groups.items()):
+        x, y = zip(*points, strict=True)
+        color, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
+        axes.scatter(x, y, s=16, c=color, marker=marker, alpha=0.6, linewidths=0, label=name)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    figure.legend(loc="outside upper left", fontsize=9, ncols=2, frameon=False)
+    return figure_source(figure)
