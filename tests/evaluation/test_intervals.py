@@ -117,20 +117,20 @@ def test_patients_that_are_alike_leave_the_runs_alone():
     assert clipped.interval == (0.3, 0.5)
 
 
-def test_variance_is_that_of_a_two_way_analysis():
-    """Crossed effects of runs and patients: mean squares, their variance of the mean and Satterthwaite's degrees."""
+@pytest.mark.parametrize("of_runs, of_patients", [(0.5, 1.0), (0.1, 0.0)])
+def test_variance_is_that_of_a_two_way_analysis(of_runs, of_patients):
+    """Crossed effects of runs and patients: the parts of the variance are the mean squares of the table."""
     n, patients = 4, 25
     generator = np.random.default_rng(5)
-    table = generator.normal(0, 0.5, (n, 1)) + generator.normal(0, 1, (1, patients)) + generator.normal(0, 1, (n, patients))
+    table = generator.normal(0, of_runs, (n, 1)) + generator.normal(0, of_patients, (1, patients))
+    table = table + generator.normal(0, 1, (n, patients))
     of_run, of_patient, mean = table.mean(axis=1), table.mean(axis=0), table.mean()
-    ms_run = patients * of_run.var(ddof=1)
-    ms_patient = n * of_patient.var(ddof=1)
-    rest = table - of_run[:, None] - of_patient + mean
-    ms_rest = (rest**2).sum() / ((n - 1) * (patients - 1))
-    assert ms_run > ms_rest
-    variance = (ms_patient + ms_run - ms_rest) / (n * patients)
-    parts = ms_patient**2 / (patients - 1) + ms_run**2 / (n - 1) + ms_rest**2 / ((n - 1) * (patients - 1))
-    margin = stats.t.ppf(0.975, variance**2 / (parts / (n * patients) ** 2)) * np.sqrt(variance)
+    rest = ((table - of_run[:, None] - of_patient + mean) ** 2).sum() / ((n - 1) * (patients - 1))
+    runs_part = of_run.var(ddof=1) / n
+    patients_part = max(0, of_patient.var(ddof=1) / patients - rest / (n * patients))
+    weights = [runs_part, patients_part]
+    t_of_both = np.average([stats.t.ppf(0.975, n - 1), stats.t.ppf(0.975, patients - 1)], weights=weights)
+    margin = max(t_of_both * np.sqrt(sum(weights)), stats.t.ppf(0.975, patients - 1) * stats.sem(of_patient))
     estimate = value_of_arm([mean_of(row) for row in table], range(patients), 6000, bounds=(-9, 9))
     assert estimate.interval == pytest.approx((mean - margin, mean + margin), abs=0.05 * margin)
 
@@ -180,7 +180,7 @@ def test_coverage_of_the_auc():
     [(3, 0.0, 1.0, 0.0), (3, 0.0, 0.3, 1.0), (3, 0.15, 0.3, 1.0), (3, 0.5, 1.0, 0.3), (5, 0.2, 1.0, 1.0)],
 )
 def test_false_positives_of_a_difference(num_seeds, of_runs, of_patients, interaction):
-    """No true difference, and chance in runs, patients and their interaction: 5 % of the intervals miss zero."""
+    """No true difference, and chance in runs, patients and their interaction: no more than 5 % of the intervals miss zero."""
     num, num_patients = 250, 40
     missed = patients_alone = 0
     for study in range(num):
@@ -191,14 +191,13 @@ def test_false_positives_of_a_difference(num_seeds, of_runs, of_patients, intera
         missed += not estimate.interval[0] <= 0 <= estimate.interval[1]
         over_patients = table.mean(axis=0)
         patients_alone += stats.ttest_1samp(over_patients, 0).pvalue < 0.05
-    low, high = rate(0.02, 0.055, num)
-    assert low <= missed / num <= high
+    assert 0 < missed / num <= rate(0.0, 0.05, num)[1]
     if of_runs >= 0.5:  # what leaving out the trainings' chance would do
         assert patients_alone / num > 0.12
 
 
 def test_a_true_difference_is_found():
-    """The power of the interval is that of the two-way analysis with as many patients: most of such studies see it."""
+    """A difference of 4.6 standard errors is seen in nearly all studies, with three runs each."""
     found = 0
     for study in range(60):
         generator = np.random.default_rng(study)

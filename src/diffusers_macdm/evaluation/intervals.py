@@ -101,21 +101,22 @@ def difference_of_arms(
 
     Both arms were trained with the same n seeds and have predicted the same test cases of P patients. Patients and runs are
     crossed, as cases and readers are in a reader study, and the difference d_s of run s is the sum of an effect of the run, one
-    of the patients and one of their interaction (a run fails on patients of its own). The variance of the mean is
+    of the patients and one of their interaction (a run fails on patients of its own). The variance of mean(d) is A + B,
 
-        V = SE_p^2 + max(0, s^2 - v) / n
+        A = s^2 / n                      runs, with the interaction: s^2 is the variance of d_s on the test set as it is
+        B = max(0, SE_p^2 - v / n)       patients alone
 
-    - SE_p^2: variance of the mean over runs when patients are drawn again (paired bootstrap); it holds the interaction, too;
-    - s^2: variance of d_s over the runs, on the test set as it is. The patients themselves are not in it, for they are the same
-      for all runs, but the interaction is;
-    - v: the interaction's part of s^2, which would be counted twice: the variance of d_s - mean(d) when patients are drawn
-      again, summed over the runs and divided by n - 1.
+    where SE_p^2 is the variance of mean(d) when patients are drawn again (paired bootstrap). The patients are the same for all
+    runs, so their effect is not in s^2; but the interaction is in both. Its part in SE_p^2 is taken off: v is the variance of
+    d_s - mean(d) when patients are drawn again, summed over the runs and divided by n - 1. The interval is mean(d) +- the
+    larger of
 
-    The interval is mean(d) +- t_df sqrt(V), with Satterthwaite's degrees of freedom (Welch 1947)
+        t* sqrt(A + B),   t* = (A t_{n-1} + B t_{P-1}) / (A + B)      (Cochran 1964)
+        t_{P-1} SE_p                                                  (as if the runs were alike)
 
-        df = V^2 / (SE_p^4 / (P - 1) + (s^2 / n)^2 / (n - 1) + (v / n)^2 / ((n - 1) (P - 1)))
-
-    where s^2 > v, else df = P - 1: the runs then differ by no more than the interaction explains.
+    Satterthwaite's degrees of freedom in place of t* would give shorter intervals, of which up to 8 % miss the truth with three
+    runs; of these it is at most 5 %, and about 2 % where the interaction is all there is. More runs are what makes them short:
+    t_{n-1} is 4.3 with three runs and 2.8 with five.
 
     Args:
         per_seed_statistic_a, per_seed_statistic_b: one function for each seed, in the same order; each as in
@@ -176,18 +177,14 @@ def _mean_over_seeds(per_seed, num_seeds, patient_ids, num_resamples, level, see
     means = resampled.mean(axis=1)  # [resamples]
     of_patients = unbiased * means.var()  # SE_p^2
     interaction = unbiased * (resampled - means[:, None]).var(axis=0).sum() / (num_seeds - 1)  # v
-    of_runs = values.var(ddof=1)  # s^2
-    beyond = max(0.0, of_runs - interaction) / num_seeds
-    variance = of_patients + beyond
+    runs_part = values.var(ddof=1) / num_seeds  # A
+    patients_part = max(0.0, of_patients - interaction / num_seeds)  # B
+    variance = runs_part + patients_part
     if variance < 1e-24:  # no resample and no run differs by more than rounding
         return Estimate(value, None, num_patients, num_undefined, **runs)
-    if beyond > 0:
-        parts = of_patients**2 / (num_patients - 1) + (of_runs / num_seeds) ** 2 / (num_seeds - 1)
-        parts += (interaction / num_seeds) ** 2 / ((num_seeds - 1) * (num_patients - 1))
-        degrees = variance**2 / parts
-    else:
-        degrees = num_patients - 1
-    margin = _t_quantile(level, degrees) * np.sqrt(variance)
+    t_runs, t_patients = _t_quantile(level, num_seeds - 1), _t_quantile(level, num_patients - 1)
+    t_of_both = (runs_part * t_runs + patients_part * t_patients) / variance
+    margin = max(t_of_both * np.sqrt(variance), t_patients * np.sqrt(of_patients))
     low, high = np.clip([value - margin, value + margin], *bounds)
     return Estimate(value, (float(low), float(high)), num_patients, num_undefined, **runs)
 
@@ -217,7 +214,7 @@ def _enough(defined: np.ndarray, num_resamples: int) -> bool:
     return 2 * len(defined) >= num_resamples and np.ptp(defined) > 1e-12
 
 
-def _t_quantile(level: float, degrees: float) -> float:
+def _t_quantile(level: float, degrees: int) -> float:
     """Upper end of the central `level` of Student's t distribution."""
     from scipy.stats import t
 
