@@ -29,9 +29,10 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LAYERS = (
     ("", "cli", "__main__"),
     ("hub",),
+    ("comparison",),
     ("evaluation",),
     ("cards", "synthesis", "audit", "pretrained", "contact_sheet", "page", "plots", "single_file", "conversion"),
-    ("macdm",),
+    ("macdm", "batch_losses"),
     ("image_processor", "guidance", "losses", "refinement", "provenance", "data"),
     ("forward_process",),
     ("joint_sample", "hub_errors"),

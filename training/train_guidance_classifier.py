@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 import training_utils
 from diffusers_macdm import GuidanceClassifier, MaCDMUNet2DModel
+from diffusers_macdm.batch_losses import ClassificationLoss
 from diffusers_macdm.forward_process import TASKS, ForwardProcess, draw_timesteps
-from diffusers_macdm.joint_sample import ANATOMY_MASK, CHANNELS, RADIOGRAPH, to_signal
+from diffusers_macdm.joint_sample import CHANNELS
 from training_utils import by_quartile, logger, replace_folder, write_json
 
 
@@ -34,33 +34,18 @@ def build_classifier(args: argparse.Namespace, num_classes: int) -> GuidanceClas
     return GuidanceClassifier(**training_utils.network_arguments(args), in_channels=len(CHANNELS), num_classes=num_classes)
 
 
-class ClassificationLoss:
-    """Cross-entropy on noisy joint samples, noised as the denoiser's are (ADM, arXiv 2105.05233, sec. 4)."""
+def classification_loss(args: argparse.Namespace, process: ForwardProcess, config):
+    """`loss(classifier, batch)` -> loss and values to log, as `training_utils.train` takes it."""
+    loss = ClassificationLoss(process, config, tuple(args.task_probabilities))
 
-    def __init__(self, args: argparse.Namespace, process: ForwardProcess, config):
-        self.args, self.process, self.config = args, process, config
+    def with_values(classifier, batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        terms = loss(classifier, batch)
+        values = {"accuracy": terms.accuracy}
+        values |= by_quartile("accuracy", terms.accuracy, terms.level, process.num_timesteps)
+        values |= by_quartile("cross_entropy", terms.cross_entropy, terms.level, process.num_timesteps)
+        return terms.total, values
 
-    def __call__(self, classifier, batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        process = self.process
-        clean = to_signal(batch["joint_sample"], self.config)  # [B, 3, H, W]
-        timesteps, noised = draw_timesteps(len(clean), process.num_timesteps, self.args.task_probabilities, clean.device)
-        noisy = process.add_noise(clean, torch.randn_like(clean), timesteps)
-        noisy = torch.where(noised[:, :, None, None], noisy, clean)
-        logits = classifier(noisy, timesteps[:, RADIOGRAPH], mask_timestep=timesteps[:, ANATOMY_MASK])  # [B, K]
-
-        labels = batch["class_label"]
-        known = labels < self.config.num_classes
-        labels = labels.where(known, 0)
-        cross_entropy = F.cross_entropy(logits.float(), labels, reduction="none")  # [B]
-        correct = (logits.argmax(dim=1) == labels).float()
-        level = timesteps.amax(dim=1)
-        not_known = ~known
-        values = {"accuracy": correct.masked_fill(not_known, torch.nan)}
-        values |= by_quartile("accuracy", values["accuracy"], level, process.num_timesteps)
-        values |= by_quartile(
-            "cross_entropy", cross_entropy.detach().masked_fill(not_known, torch.nan), level, process.num_timesteps
-        )
-        return (cross_entropy * known).sum() / known.sum().clamp(min=1), values
+    return with_values
 
 
 def check_against_pipeline(args: argparse.Namespace, classifier: GuidanceClassifier) -> None:
@@ -140,7 +125,7 @@ def main() -> None:
         accelerator,
         classifier,
         dataset,
-        ClassificationLoss(args, process, classifier.config),
+        classification_loss(args, process, classifier.config),
         checkpoints=checkpoints,
         log_path=output_dir / "guidance_classifier_training_log.jsonl",
         resume=resume,

@@ -23,10 +23,11 @@ from diffusers import UNet2DModel
 import copy_watch
 import training_utils
 from diffusers_macdm import GuidanceClassifier, MaCDMPipeline, MaCDMUNet2DModel
+from diffusers_macdm.batch_losses import DenoisingLoss
 from diffusers_macdm.contact_sheet import contact_sheet
 from diffusers_macdm.conversion import load_guided_diffusion, without_class_labels
 from diffusers_macdm.forward_process import PREDICTION_TYPES, TASKS, ForwardProcess, draw_timesteps
-from diffusers_macdm.joint_sample import ANATOMY_MASK, CHANNELS, RADIOGRAPH, signal_weights, to_signal
+from diffusers_macdm.joint_sample import CHANNELS
 from diffusers_macdm.losses import HybridLoss
 from training_utils import by_quartile, logger, replace_folder
 
@@ -242,43 +243,20 @@ def hybrid_loss(args: argparse.Namespace) -> HybridLoss:
     )
 
 
-class DenoisingLoss:
-    """The loss of a batch: draw task, timesteps, noise and label dropout, call the denoiser, compare."""
+def denoising_loss(args: argparse.Namespace, process: ForwardProcess, config, features):
+    """`loss(unet, batch)` -> loss and values to log, as `training_utils.train` takes it."""
+    loss = DenoisingLoss(
+        hybrid_loss(args),
+        process,
+        config,
+        tuple(args.task_probabilities),
+        args.class_dropout,
+        args.class_dropout_image_to_masks,
+        features,
+    )
 
-    def __init__(self, args, process: ForwardProcess, config, null_label: int, features):
-        self.args, self.process, self.config, self.null_label, self.features = args, process, config, null_label, features
-        self.loss = hybrid_loss(args)
-
-    def __call__(self, unet, batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        args, process = self.args, self.process
-        clean = to_signal(batch["joint_sample"], self.config)  # [B, 3, H, W]
-        timesteps, noised = draw_timesteps(len(clean), process.num_timesteps, args.task_probabilities, clean.device)
-        noise = torch.randn_like(clean)
-        noisy = process.add_noise(clean, noise, timesteps)
-        noisy = torch.where(noised[:, :, None, None], noisy, clean)
-
-        image_given = ~noised[:, RADIOGRAPH]
-        dropout = torch.where(image_given, args.class_dropout_image_to_masks, args.class_dropout)
-        dropped = torch.rand(len(clean), device=clean.device) < dropout
-        labels = batch["class_label"].masked_fill(dropped, self.null_label)
-
-        output = unet(
-            noisy,
-            timesteps[:, RADIOGRAPH],
-            class_labels=labels,
-            mask_timestep=timesteps[:, ANATOMY_MASK],
-            augmentation_labels=batch["augmentation_labels"] if self.config.augmentation_dim else None,
-        ).sample  # [B, 6, H, W]
-        terms = self.loss(
-            process,
-            output,
-            clean,
-            noise,
-            timesteps,
-            noised_channels=noised,
-            channel_scale=signal_weights(self.config),
-            perceptual_features=self.features,
-        )
+    def with_values(unet, batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        terms, timesteps = loss(unet, batch)
         values = {f"simple/{name}": terms.simple[:, c] for c, name in enumerate(CHANNELS)}
         for c, name in enumerate(CHANNELS):
             values |= by_quartile(f"simple/{name}", terms.simple[:, c], timesteps[:, c], process.num_timesteps)
@@ -287,6 +265,8 @@ class DenoisingLoss:
         if terms.perceptual is not None:
             values["perceptual"] = terms.perceptual
         return terms.total, values
+
+    return with_values
 
 
 def build_pipeline(args, unet, ema, classifier, weak_unet=None) -> MaCDMPipeline:
@@ -413,7 +393,7 @@ def main() -> None:
     process = ForwardProcess.from_scheduler(training_utils.training_scheduler(args, args.prediction_type)).to(
         accelerator.device
     )
-    loss = DenoisingLoss(args, process, unet.config, unet.null_class_label, features)
+    loss = denoising_loss(args, process, unet.config, features)
 
     def after_step(step, unet, ema) -> bool:
         if accelerator.is_main_process:

@@ -406,7 +406,7 @@ def denoising_loss(phantom, **values):
         setattr(args, name, value)
     process = ForwardProcess.from_scheduler(training_utils.training_scheduler(args))
     unet = resolved["unet"]
-    return train_macdm.DenoisingLoss(args, process, unet.config, unet.null_class_label, None), unet, resolved["dataset"]
+    return train_macdm.denoising_loss(args, process, unet.config, None), unet, resolved["dataset"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,196 @@
+"""The one training loop of the comparison: the same draws, optimiser, schedule and averaging for every model."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.optimization import get_cosine_schedule_with_warmup
+from diffusers.training_utils import EMAModel
+from tqdm.auto import tqdm
+
+from ..data.augmentation import AUGMENTATION_DIM, PairAugmentation
+from ..data.loading import StepBatchSampler
+from ..evaluation.cases import Cases
+from .interface import TrainingBudget
+
+
+MAX_GRAD_NORM = 1.0
+WEIGHT_DECAY = 0.01
+NUM_LAST_STEPS = 50  # the last loss is their mean
+
+
+class _AugmentedCases(torch.utils.data.Dataset):
+    """`(index, augmentation seed)` -> one augmented case."""
+
+    def __init__(self, cases: Cases, augmentation: PairAugmentation | None):
+        self.cases, self.augmentation = cases, augmentation
+
+    def __getitem__(self, drawn: tuple[int, int]) -> dict[str, torch.Tensor]:
+        index, augmentation_seed = drawn
+        joint_sample, labels = self.cases.joint_samples[index], torch.zeros(AUGMENTATION_DIM)
+        if self.augmentation is not None:
+            joint_sample, labels = self.augmentation(joint_sample, augmentation_seed)
+        return {"joint_sample": joint_sample, "class_label": self.cases.class_labels[index], "augmentation_labels": labels}
+
+
+def count_classes(cases: Cases) -> int:
+    """Number of class labels, from 0 to the largest one.
+
+    Raises:
+        ValueError: when there are fewer than two different ones.
+    """
+    labels = cases.class_labels.unique().tolist()
+    if len(labels) < 2:
+        raise ValueError(f"The cases to train on have the class labels {labels}; at least two are needed.")
+    return labels[-1] + 1
+
+
+def batches(
+    cases: Cases,
+    budget: TrainingBudget,
+    *,
+    steps: int,
+    seed: int,
+    device: torch.device | str,
+    augmentation: PairAugmentation | None,
+    progress: str | None = None,
+) -> Iterator[dict[str, torch.Tensor]]:
+    """The batches of a training, classes drawn equally often, a function of the seed alone.
+
+    torch's global generator, on the CPU and on the device, is seeded for each step.
+
+    Args:
+        progress: a name for the bar; None shows none.
+
+    Yields:
+        `joint_sample` `[B, 3, H, W]`, `class_label` `[B]` and `augmentation_labels` `[B, AUGMENTATION_DIM]`.
+    """
+    loader = torch.utils.data.DataLoader(
+        _AugmentedCases(cases, augmentation),
+        batch_sampler=StepBatchSampler(cases.class_labels.tolist(), budget.batch_size, steps, seed),
+        num_workers=budget.num_workers,
+    )
+    for step, batch in enumerate(tqdm(loader, desc=progress, disable=progress is None)):
+        torch.manual_seed(derived_seed(seed, step))
+        yield {name: value.to(device) for name, value in batch.items()}
+
+
+class Optimiser:
+    """AdamW with warm-up, cosine and clipped gradients, and the moving average of the weights."""
+
+    def __init__(
+        self,
+        parameters: Iterable[torch.nn.Parameter],
+        budget: TrainingBudget,
+        steps: int,
+        betas: tuple[float, float] = (0.9, 0.99),
+    ):
+        self.parameters = list(parameters)
+        self._optimizer = torch.optim.AdamW(
+            self.parameters, lr=budget.learning_rate, betas=betas, weight_decay=WEIGHT_DECAY, foreach=True
+        )
+        # A warm-up that takes no more than a tenth of a short training.
+        warmup = min(budget.num_warmup_steps, steps // 10)
+        self._schedule = get_cosine_schedule_with_warmup(self._optimizer, warmup, steps)
+        self._average = EMAModel(
+            self.parameters, decay=budget.ema_max_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.75, foreach=True
+        )
+
+    def step(self, loss: torch.Tensor) -> None:
+        # Of these parameters alone: a loss of one network may pass through another one.
+        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        torch.nn.utils.clip_grad_norm_(self.parameters, MAX_GRAD_NORM)
+        self._optimizer.step()
+        self._schedule.step()
+        self._average.step(self.parameters)
+
+    def average(self) -> None:
+        """Put the averaged weights in the place of the trained ones."""
+        self._average.copy_to(self.parameters)
+
+
+def train(
+    network: torch.nn.Module,
+    cases: Cases,
+    budget: TrainingBudget,
+    loss_of: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+    *,
+    steps: int,
+    seed: int,
+    device: torch.device | str,
+    progress: str | None = None,
+) -> dict[str, Any]:
+    """Train a network in place; it ends with the averaged weights, frozen, in evaluation mode.
+
+    Args:
+        loss_of: batch (see `batches`) -> scalar loss.
+
+    Returns:
+        Facts: `steps`, `seconds`, `last_loss`.
+
+    Raises:
+        ValueError: when the loss is not finite at the end.
+    """
+    network.to(device).train()
+    optimiser = Optimiser(network.parameters(), budget, steps)
+    losses = LastLosses()
+    start = time.monotonic()
+    drawn = batches(cases, budget, steps=steps, seed=seed, device=device, augmentation=PairAugmentation(), progress=progress)
+    for batch in drawn:
+        loss = loss_of(batch)
+        optimiser.step(loss)
+        losses.add(loss)
+    optimiser.average()
+    freeze(network)
+    return {"steps": steps, "seconds": time.monotonic() - start, "last_loss": losses.mean(type(network).__name__)}
+
+
+def freeze(network: torch.nn.Module) -> None:
+    network.requires_grad_(False).eval()
+
+
+class LastLosses:
+    """The latest losses; they stay on the device, so that adding one does not wait for it."""
+
+    def __init__(self):
+        self._losses: list[torch.Tensor] = []
+
+    def add(self, loss: torch.Tensor) -> None:
+        self._losses = [*self._losses[1 - NUM_LAST_STEPS :], loss.detach()]
+
+    def mean(self, name: str) -> float:
+        mean = torch.stack(self._losses).mean().item()
+        if not np.isfinite(mean):
+            raise ValueError(f"The loss of {name} is not finite at the end of its training ({mean}): lower the learning rate.")
+        return mean
+
+
+@contextlib.contextmanager
+def own_randomness(seed: int, device: torch.device | str):
+    """torch's global generators start from `seed` inside, and are outside as if nothing had been drawn."""
+    device = torch.device(device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def derived_seed(*numbers: int) -> int:
+    """One seed below 2^63 from several whole numbers of at least 0."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def total_facts(parts: dict[str, dict[str, Any]], networks: Sequence[torch.nn.Module]) -> dict[str, Any]:
+    """The facts of a model from those of its trainings, by network."""
+    return {
+        "steps": sum(part["steps"] for part in parts.values()),
+        "seconds": sum(part["seconds"] for part in parts.values()),
+        "last_loss": {name: part["last_loss"] for name, part in parts.items()},
+        "num_parameters": sum(parameter.numel() for network in networks for parameter in network.parameters()),
+    }
