@@ -2,6 +2,7 @@
 
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -47,8 +48,11 @@ def rendered(page: Path, width: int, tmp_path: Path) -> dict:
     return json.loads(html.unescape(re.search(r"<title>(.*?)</title>", dom, re.DOTALL)[1]))
 
 
-def screenshot(page: Path, width: int, height: int, path: Path, tmp_path: Path) -> Image.Image:
-    """The uppermost `height` pixels of a page `width` pixels wide, kept as `path`."""
+def kept_screenshot(page: Path, name: str, width: int, height: int, tmp_path: Path) -> Image.Image:
+    """The uppermost `height` pixels of a page `width` pixels wide, kept in the folder that MACDM_SCREENSHOTS names, if any."""
+    folder = Path(os.environ.get("MACDM_SCREENSHOTS", tmp_path))
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder.resolve() / f"{name}_{width}.png"
     size = f"--window-size={max(width, 500)},{height}"
     run(tmp_path, "--virtual-time-budget=10000", size, f"--screenshot={path}", framed(page, width, height, tmp_path))
     with Image.open(path) as picture:

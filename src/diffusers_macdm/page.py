@@ -56,7 +56,6 @@ STYLE = (
   figcaption, .note { color: #555; font-size: .9rem; }
   .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 430px), 1fr)); gap: 1rem; }
   .scroll { overflow-x: auto; margin: .8rem 0; }
-  .plot img { width: 100%; min-width: 540px; max-width: 806px; }
   table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
   caption { text-align: left; font-weight: 600; padding-bottom: .3rem; }
   th, td { border-bottom: 1px solid #d0d0d0; padding: .3rem .8rem; text-align: right; vertical-align: top; }
@@ -90,7 +89,6 @@ STYLE = (
     body { max-width: none; margin: 0; font-size: 10pt; }
     nav { display: none; }
     .scroll { overflow: visible; }
-    .plot img { min-width: 0; }
     table { font-size: 8pt; }
     figure, tr, .verdict { break-inside: avoid; }
     h2, h3 { break-after: avoid; }
@@ -121,10 +119,6 @@ PARTS = """
 {%- endmacro -%}
 {%- macro mark(verdict) -%}
 {% set kind, words = marks[verdict] %}<span class="mark {{ kind }}">{{ words }}</span>
-{%- endmacro -%}
-{%- macro plot(source, alt, caption="") -%}
-<figure><div class="scroll plot"><img src="{{ source }}" alt="{{ alt }}"></div>
-{% if caption %}<figcaption>{{ caption }}</figcaption>{% endif %}</figure>
 {%- endmacro -%}
 {%- macro head(names, texts=()) -%}
 <thead><tr>{% for name in names %}<th scope="col"{% if loop.first or name in texts %} class="text"{% endif %}>{{ name }}</th>
@@ -215,7 +209,7 @@ def image_source(image: Image.Image) -> str:
 def figure_source(figure) -> str:
     """A matplotlib figure as the source of an <img>."""
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=130)
+    figure.savefig(stream, format="png", dpi=160)
     return png_source(stream.getvalue())
 
 

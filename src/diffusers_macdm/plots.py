@@ -9,7 +9,7 @@ from .page import GRAY, PALETTE, figure_source
 
 MARKERS = "osD^vPX"
 DASHES = ("--", ":", "-.", (0, (6, 2, 1, 2, 1, 2)))
-WIDTH = 6.2  # inches: half a page of 1200 px, or a phone's whole
+WIDTH = 5.2  # inches: half a page of 1200 px, and letters that can still be read on a phone
 
 
 def _figure(height: float):
@@ -62,6 +62,7 @@ def curves(
     ylabel: str,
     references: Mapping[str, float] | None = None,
     log_x: bool = False,
+    tick_names: Mapping[float, str] | None = None,
 ) -> str:
     """Values against a quantity, with their intervals as bars.
 
@@ -69,6 +70,7 @@ def curves(
         lines: for each curve its points, each with `x`, `value` and `interval` (None: no bar).
         references: values at which a horizontal line is drawn, by name.
         log_x: whether x is drawn on a logarithmic axis.
+        tick_names: what is written at each x; its number when None.
 
     Returns:
         The source of an <img>.
@@ -91,7 +93,7 @@ def curves(
                 axes.plot((place, place), point["interval"], color=color, linewidth=1.6, alpha=0.75)
     for index, (name, value) in enumerate((references or {}).items()):
         axes.axhline(value, color=GRAY, linewidth=1.2, linestyle=DASHES[index % len(DASHES)], label=name)
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks(ticks, [tick_names[tick] if tick_names else f"{tick:g}" for tick in ticks])
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(axis="y", alpha=0.25)
     figure.legend(loc="outside upper left", fontsize=9, ncols=2, frameon=False)

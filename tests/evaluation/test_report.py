@@ -1,12 +1,10 @@
 """The page of an evaluation: what it says, and that a browser shows it right."""
 
-import os
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import needs_browser, rendered, screenshot
+from browser import kept_screenshot, needs_browser, rendered
 from sample_evaluation import SENTENCES, phantom_cases, sample_evaluation
 
 from diffusers_macdm.evaluation.report import verdict_of, write_page
@@ -68,10 +66,8 @@ def test_rendered_page(page, tmp_path):
         for natural_width, natural_height, alt in seen["images"]:
             assert natural_width > 300 and natural_height > 200, alt
 
-        kept = Path(os.environ.get("MACDM_SCREENSHOTS", tmp_path))
-        kept.mkdir(parents=True, exist_ok=True)
-        name = kept / f"evaluation_{verdict.replace(' ', '_')}_{width}.png"
-        picture = np.asarray(screenshot(path, width, seen["height"], name, tmp_path))  # [H, W, 3]
+        name = f"evaluation_{verdict.replace(' ', '_')}"
+        picture = np.asarray(kept_screenshot(path, name, width, seen["height"], tmp_path))  # [H, W, 3]
         assert picture.shape == (seen["height"], width, 3)
         # Nothing but text and pictures on white: neither blank nor unpainted from some height on.
         for part in np.array_split(picture, 8):

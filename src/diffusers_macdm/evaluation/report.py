@@ -14,7 +14,7 @@ from .cases import Cases
 RATIO_ARM = re.compile(r"real_plus_synthetic_([\d.]+)")
 
 PAGE = """{% extends "base.html" %}
-{% from "parts.html" import difference, ending, estimate, head, mark, picture, plot %}
+{% from "parts.html" import difference, ending, estimate, head, mark, picture %}
 {% block title %}Do the synthetic pairs help?{% endblock %}
 {% block body %}
 <h1>Do the synthetic pairs help?</h1>
@@ -30,7 +30,7 @@ often.
 
 <h2 id="differences">Against the controls</h2>
 {% if tasks %}
-<div class="pictures">{% for task in tasks if task.forest %}{{ plot(
+<div class="pictures">{% for task in tasks if task.forest %}{{ picture(
   task.forest,
   "Differences of each arm to each control with 95 % intervals, " ~ task.name ~ "; the table below has the numbers",
   (task.name | capitalize) ~ ": what lies right of the line is better than the control, if its bar does not cross the line."
@@ -71,7 +71,7 @@ often.
 synthetic: how many cases trained each network. All were trained for the same number of steps.</p>
 
 <h2 id="ratio">How many synthetic pairs?</h2>
-{% if ratio_plots %}<div class="pictures">{% for name, source in ratio_plots.items() %}{{ plot(
+{% if ratio_plots %}<div class="pictures">{% for name, source in ratio_plots.items() %}{{ picture(
   source, name ~ " against the ratio of synthetic to real cases, with 95 % intervals; the values are in the tables of the arms",
   name ~ ". Ratio 1: as many synthetic pairs as real ones. Horizontal lines: the controls."
 ) }}{% endfor %}</div>
@@ -110,7 +110,7 @@ generator can be expected to do better.</p>
 <td>{{ row.real_versus_real | number }}</td><td>{{ row.num_real }}</td><td>{{ row.num_synthetic }}</td>
 <td class="text note">{{ row.note or "" }}</td></tr>
 {% endfor %}</tbody></table></div>
-{% if tsne %}{{ plot(
+{% if tsne %}{{ picture(
   tsne, "t-SNE map of the features of real and synthetic radiographs",
   "t-SNE: near in this map is alike in the features. Where real and synthetic points mix, the features do not tell them apart;
 the directions and the distances between clusters mean nothing."
