@@ -20,24 +20,18 @@ from .contact_sheet import contact_sheet
 BLUE, ORANGE, GREEN, VERMILION = "#0072b2", "#b87a00", "#007a5a", "#c44e00"
 PURPLE, SKY, GRAY = "#a8538a", "#3f8fbf", "#5f6368"
 PALETTE = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GRAY)
-HELPS, HURTS, NO_EVIDENCE = "helps", "hurts", "no evidence"
-# Sign and word of each verdict; its color is in the style, by the class.
+# Class and words of each verdict; the style has its color.
 MARKS = {
-    HELPS: ("good", "▲ helps"),
-    HURTS: ("bad", "▼ hurts"),
-    NO_EVIDENCE: ("neutral", "● no evidence"),
+    "helps": ("good", "▲ helps"),
+    "hurts": ("bad", "▼ hurts"),
     "better": ("good", "▲ better"),
     "worse": ("bad", "▼ worse"),
+    "no evidence": ("neutral", "● no evidence"),
+    "no claim": ("neutral", "○ no claim"),
 }
 NOT_MEASURED = "not measured"
-# Names that are more than their words.
-NAMES = {
-    "roc auc": "ROC AUC",
-    "kid": "KID",
-    "dice": "Dice",
-    "hausdorff95": "Hausdorff distance (95 %)",
-    "real or synthetic auc": "AUC, real or synthetic",
-}
+# Words that are written otherwise than the names in the code.
+WORDS = {"roc": "ROC", "auc": "AUC", "kid": "KID", "dice": "Dice", "hausdorff95": "Hausdorff distance (95 %)"}
 SHEET_COLUMNS, SHEET_ROWS, SHEET_TILE = 4, 3, 128
 
 STYLE = (
@@ -166,8 +160,8 @@ def number_interval(pair: Sequence[float] | None, sign: bool = False) -> str:
 
 def plain(name: str) -> str:
     """The name of an arm, a model or a metric in words."""
-    words = name.replace("real_plus_synthetic", "real + synthetic").replace("_", " ")
-    return NAMES.get(words, words)
+    words = name.replace("real_plus_synthetic", "real_+_synthetic").split("_")
+    return " ".join(WORDS.get(word, word) for word in words)
 
 
 def render(template: str, **values) -> str:

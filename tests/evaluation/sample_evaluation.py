@@ -65,7 +65,21 @@ def sample_evaluation(verdict: str) -> dict:
                 differences.append(difference(task, metric, value - values[task, metric, control], arm=arm, against=control))
     return {
         "conclusion": [SENTENCES[verdict], "There is no evidence that the synthetic pairs help the segmentation."],
-        "results": results,
+        "verdicts": {
+            "diagnosis": {"arm": "real_plus_synthetic_1", "verdict": verdict},
+            "segmentation": {"arm": "real_plus_synthetic_1", "verdict": "no evidence"},
+        },
+        "results": [
+            *results,
+            {
+                "task": "generation",
+                "dataset": "phantom",
+                "metric": "kid",
+                "arm": "synthetic pairs",
+                "value": 0.03,
+                "interval": None,
+            },
+        ],
         "differences": differences,
         "by_site": [
             {**row, "site": site}
@@ -73,7 +87,12 @@ def sample_evaluation(verdict: str) -> dict:
             if row["primary"] and row["arm"] in (*CONTROLS, "real_plus_synthetic_1")
             for site in ("frontal", "lateral")
         ],
-        "by_fold": None,
+        "by_fold": [
+            {**row, "fold": fold, "interval": None}
+            for row in results
+            if row["primary"] and row["arm"] in (*CONTROLS, "real_plus_synthetic_1")
+            for fold in ("fold-0", "fold-1", "fold-2")
+        ],
         "filters": {
             "classifier": {"kept": 230, "dropped": 20, "differences": [difference("diagnosis", "roc_auc", 0.01)]},
             "segmenter": {"kept": 201, "dropped": 49, "differences": [difference("segmentation", "dice", -0.02)]},

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from ..joint_sample import NORMAL_LABEL
-from ..page import HELPS, HURTS, NO_EVIDENCE, plain, render, sheet_source, write_index
+from ..page import plain, render, sheet_source, write_index
 from ..plots import curves, forest_plot, scatter
 from .cases import Cases
 
@@ -19,7 +19,7 @@ PAGE = """{% extends "base.html" %}
 {% block body %}
 <h1>Do the synthetic pairs help?</h1>
 {% for verdict, sentence in conclusions %}
-<p class="verdict {{ marks[verdict][0] if verdict }}">{% if verdict %}{{ mark(verdict) }}{% endif %}{{ sentence }}</p>
+<p class="verdict {{ marks[verdict][0] }}">{{ mark(verdict) }}{{ sentence }}</p>
 {% endfor %}
 <p>Networks were trained with and without the synthetic pairs and tested on real cases that no model has seen: a
 diagnosis classifier (is there a lesion?) and a segmenter (where is it?). The pairs <em>help</em> only where they beat
@@ -67,6 +67,12 @@ often.
 {% endfor %}</tbody></table></div>
 {% endif %}
 {% endfor %}
+{% for group in by_fold %}
+<div class="scroll"><table><caption>{{ group.caption }}, by fold of the cross-validation</caption>
+{{ head(["arm"] + group.parts) }}<tbody>
+{% for arm, row in group.rows.items() %}<tr><th scope="row">{{ arm }}</th>
+{% for part in group.parts %}<td>{{ row[part].value | number if row[part] else not_measured }}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table></div>{% endfor %}
 <p class="note">Spread over seeds: standard deviation over networks trained alike from other random beginnings. Real and
 synthetic: how many cases trained each network. All were trained for the same number of steps.</p>
 
@@ -90,9 +96,9 @@ synthetic: how many cases trained each network. All were trained for the same nu
 <h2 id="sites">By site</h2>
 {% if by_site %}{% for group in by_site %}
 <div class="scroll"><table><caption>{{ group.caption }} (95 % interval)</caption>
-{{ head(["arm"] + group.sites) }}<tbody>
+{{ head(["arm"] + group.parts) }}<tbody>
 {% for arm, row in group.rows.items() %}<tr><th scope="row">{{ arm }}</th>
-{% for site in group.sites %}<td>{{ estimate(row[site]) }}</td>{% endfor %}</tr>
+{% for part in group.parts %}<td>{{ estimate(row[part]) }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>{% endfor %}
 <p class="note">Each site in turn was kept out of all training and then tested.</p>
 {% else %}<p>Not measured: sites were not left out one by one.</p>{% endif %}
@@ -151,7 +157,7 @@ is better.</dd>
 alike (by chance also slightly below); values of different feature extractors cannot be compared.</dd>
 <dt>Precision, recall</dt><dd>Share of synthetic images that look like some real one, and of real images that look like some
 synthetic one, in the same features.</dd>
-<dt>AUC, real or synthetic</dt><dd>How well a classifier tells the two apart: 0.5 not at all, 1 always.</dd>
+<dt>Real or synthetic AUC</dt><dd>How well a classifier tells the two apart: 0.5 not at all, 1 always.</dd>
 </dl>
 {{ ending(r.notes, {"settings": r.settings, "versions": r.versions, "seconds": r.seconds}) }}
 {% endblock %}
@@ -166,7 +172,8 @@ def write_page(folder: str | Path, result: dict, real: Cases, synthetic: Cases) 
         result: what `evaluation.json` says.
         real, synthetic: the pairs of which the first of each label are shown.
     """
-    tasks = [_task(result, name) for name in dict.fromkeys(row["task"] for row in result["results"])]
+    verdicts = [found["verdict"] for found in result["verdicts"].values()]
+    tasks = [_task(result, name) for name in result["verdicts"]]
     sections = {
         "differences": "controls",
         "arms": "arms",
@@ -184,26 +191,19 @@ def write_page(folder: str | Path, result: dict, real: Cases, synthetic: Cases) 
     page = render(
         PAGE,
         r=result,
-        conclusions=[(verdict_of(sentence), sentence) for sentence in result["conclusion"]],
+        conclusions=list(zip(verdicts, result["conclusion"], strict=True)),
         sections=sections.items(),
         tasks=tasks,
         ratio_plots={task["title"]: plot for task in tasks if (plot := _ratio_plot(task))},
         filters=filters,
         filter_columns=list(dict.fromkeys(column for row in filters.values() for column in row["cells"])),
-        by_site=_by_site(result, tasks),
+        by_site=_by(result["by_site"], "site", tasks),
+        by_fold=_by(result["by_fold"], "fold", tasks),
         tsne=_tsne(result),
         sheets=_sheets(real, synthetic),
         label_name=label_name,
     )
     write_index(Path(folder), page)
-
-
-def verdict_of(sentence: str) -> str | None:
-    """The verdict that a sentence of the conclusion gives, so that its mark never contradicts it; None for one without."""
-    for verdict, words in ((NO_EVIDENCE, r"no (evidence|claim)"), (HURTS, r"hurts?"), (HELPS, r"helps?")):
-        if re.search(rf"\b{words}\b", sentence, re.IGNORECASE):
-            return verdict
-    return None
 
 
 def label_name(label: int | None) -> str:
@@ -272,16 +272,17 @@ def _filters(result: dict) -> dict[str, dict]:
     }
 
 
-def _by_site(result: dict, tasks: list[dict]) -> list[dict]:
+def _by(rows: list[dict] | None, column: str, tasks: list[dict]) -> list[dict]:
+    """For each task a table of the primary metric: arms in rows, sites or folds in columns."""
     groups = []
     for task in tasks:
-        found = [row for row in result["by_site"] or () if row["task"] == task["name"] and row["metric"] == task["metric"]]
-        sites = list(dict.fromkeys(row["site"] for row in found))
-        rows: dict[str, dict] = {}
+        found = [row for row in rows or () if row["task"] == task["name"] and row["metric"] == task["metric"]]
+        parts = list(dict.fromkeys(row[column] for row in found))
+        table: dict[str, dict] = {}
         for row in found:
-            rows.setdefault(plain(row["arm"]), dict.fromkeys(sites))[row["site"]] = row
-        if rows:
-            groups.append({"caption": task["title"], "sites": sites, "rows": rows})
+            table.setdefault(plain(row["arm"]), dict.fromkeys(parts))[row[column]] = row
+        if table:
+            groups.append({"caption": task["title"], "parts": parts, "rows": table})
     return groups
 
 
