@@ -34,7 +34,7 @@ class ClassifierFreeDiffusion(GenerativeModel):
     def fit(
         self, cases: Cases, budget: TrainingBudget, *, seed: int, device: torch.device | str = "cpu", progress: bool = False
     ) -> dict:
-        budget.check_size(cases.size)
+        self.check_size(cases.size, budget)
         self.num_classes, self.budget, self.size, self.device = count_classes(cases), budget, cases.size, device
         process = training_process(device)
         with own_randomness(seed, device):

@@ -86,6 +86,11 @@ class GenerativeModel(ABC):
     makes_masks: ClassVar[str]
     num_classes: int
 
+    @classmethod
+    def check_size(cls, size: int, budget: TrainingBudget) -> None:
+        """Raise `ValueError` unless networks of this budget take joint samples of this side, in pixels."""
+        budget.check_size(size)
+
     @abstractmethod
     def fit(
         self, cases: Cases, budget: TrainingBudget, *, seed: int, device: torch.device | str = "cpu", progress: bool = False

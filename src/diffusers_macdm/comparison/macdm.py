@@ -21,10 +21,9 @@ from .denoising import (
     up_block_types,
 )
 from .interface import GenerativeModel, TrainingBudget
-from .training import count_classes, derived_seed, own_randomness, total_facts, train
+from .training import CLASSIFIER_SHARE, count_classes, derived_seed, own_randomness, total_facts, train
 
 
-CLASSIFIER_SHARE = 0.1  # of the steps
 PAIRS_ALONE = (1.0, 0.0, 0.0)  # the other two uses of the network are not compared, so no step goes to them
 
 
@@ -52,7 +51,7 @@ class MaCDM(GenerativeModel):
     def fit(
         self, cases: Cases, budget: TrainingBudget, *, seed: int, device: torch.device | str = "cpu", progress: bool = False
     ) -> dict:
-        budget.check_size(cases.size)
+        self.check_size(cases.size, budget)
         self.num_classes, self.budget = count_classes(cases), budget
         process = training_process(device)
         common = {

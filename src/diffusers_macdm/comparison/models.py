@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 from .classifier_free import ClassifierFreeDiffusion
+from .conditional_gan import ConditionalGAN
+from .guided_ddpm import GuidedDDPM
 from .interface import GenerativeModel
+from .latent_diffusion import LatentDiffusion
 from .macdm import MaCDM
+from .mask_conditional import MaskConditionalDiffusion
 
 
-MODELS: dict[str, type[GenerativeModel]] = {model.name: model for model in (MaCDM, ClassifierFreeDiffusion)}
+MODELS: dict[str, type[GenerativeModel]] = {
+    model.name: model
+    for model in (
+        MaCDM,
+        ClassifierFreeDiffusion,
+        LatentDiffusion,
+        ConditionalGAN,
+        MaskConditionalDiffusion,
+        GuidedDDPM,
+    )
+}

@@ -22,6 +22,7 @@ from .interface import TrainingBudget
 MAX_GRAD_NORM = 1.0
 WEIGHT_DECAY = 0.01
 NUM_LAST_STEPS = 50  # the last loss is their mean
+CLASSIFIER_SHARE = 0.1  # of the steps, of the models that are guided by a classifier
 
 
 class _AugmentedCases(torch.utils.data.Dataset):

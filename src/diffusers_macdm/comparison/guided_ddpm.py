@@ -1,0 +1,123 @@
+"""Class-conditional diffusion of the radiograph alone, with classifier guidance: what MaC-DM started from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from ..evaluation.cases import Cases
+from ..forward_process import noise_of, prediction_of
+from ..guidance import classifier_gradient, classifier_guided_noise
+from ..joint_sample import RADIOGRAPH
+from ..losses import HybridLoss
+from ..macdm import GuidanceClassifier
+from .denoising import (
+    PREDICTION_TYPE,
+    ClassConditionalUNet,
+    ancestral_scheduler,
+    denoise,
+    network_arguments,
+    training_process,
+)
+from .interface import GenerativeModel, TrainingBudget
+from .training import CLASSIFIER_SHARE, count_classes, derived_seed, own_randomness, total_facts, train
+
+
+class GuidedDDPM(GenerativeModel):
+    """The ablated diffusion model on one channel.
+
+    Args:
+        guidance_scale: of the classifier guidance, as MaC-DM's.
+    """
+
+    name = "guided_ddpm"
+    description = (
+        "class-conditional diffusion of the radiograph alone with classifier guidance (ADM, Dhariwal and Nichol, arXiv "
+        f"2105.05233): hybrid loss with learned variance, the classifier gets {CLASSIFIER_SHARE:.0%} of the steps; ancestral "
+        "sampling; no masks"
+    )
+    makes_masks = "none"
+
+    def __init__(self, guidance_scale: float = 1.0):
+        self.guidance_scale = guidance_scale
+
+    def fit(
+        self, cases: Cases, budget: TrainingBudget, *, seed: int, device: torch.device | str = "cpu", progress: bool = False
+    ) -> dict:
+        self.check_size(cases.size, budget)
+        self.num_classes, self.budget, self.size, self.device = count_classes(cases), budget, cases.size, device
+        self.process = training_process(device)
+        classifier_steps = max(1, round(CLASSIFIER_SHARE * budget.steps))
+        # One channel has no lesion mask, so there are no lesion regions to weigh.
+        hybrid_loss = HybridLoss(
+            channel_weights=(1.0,), lesion_region_weight=1.0, radiograph_region_weight=1.0, prediction_type=PREDICTION_TYPE
+        )
+
+        def noised(batch):
+            clean = batch["joint_sample"][:, RADIOGRAPH, None]  # [B, 1, H, W]
+            timesteps = torch.randint(self.process.num_timesteps, (len(clean),), device=clean.device)
+            noise = torch.randn_like(clean)
+            return clean, noise, timesteps, self.process.add_noise(clean, noise, timesteps)
+
+        def denoising_loss(batch):
+            clean, noise, timesteps, noisy = noised(batch)
+            output = self.unet(noisy, timesteps, batch["class_label"], batch["augmentation_labels"])  # [B, 2, H, W]
+            return hybrid_loss(self.process, output, clean, noise, timesteps).total
+
+        def classification_loss(batch):
+            _, _, timesteps, noisy = noised(batch)
+            return F.cross_entropy(self.classifier(noisy, timesteps), batch["class_label"])
+
+        with own_randomness(seed, device):
+            self.unet = ClassConditionalUNet(1, 2, cases.size, self.num_classes, budget, budget.patch_size)
+            denoiser_facts = train(
+                self.unet,
+                cases,
+                budget,
+                denoising_loss,
+                steps=budget.steps - classifier_steps,
+                seed=seed,
+                device=device,
+                progress="denoiser" if progress else None,
+            )
+            self.classifier = GuidanceClassifier(
+                **network_arguments(budget),
+                sample_size=cases.size,
+                in_channels=1,
+                channel_weights=(1.0,),
+                mask_timestep=False,
+                patch_size=budget.patch_size,
+                num_classes=self.num_classes,
+            )
+            classifier_facts = train(
+                self.classifier,
+                cases,
+                budget,
+                classification_loss,
+                steps=classifier_steps,
+                seed=derived_seed(seed, 1),
+                device=device,
+                progress="guidance classifier" if progress else None,
+            )
+        facts = {"denoiser": denoiser_facts, "guidance_classifier": classifier_facts}
+        return total_facts(facts, [self.unet, self.classifier])
+
+    def draw(
+        self, class_labels: torch.Tensor, generators: Sequence[torch.Generator], masks: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        labels = class_labels.to(self.device)
+
+        def predict(noisy, timestep):
+            prediction, variance = self.unet(noisy, timestep, labels).chunk(2, dim=1)  # [B, 1, H, W] each
+            # Between its bounds, as MaC-DM's: sampling in few steps drowns in the noise of a variance above them.
+            variance = variance.clamp(-1, 1)
+            abar = self.process.alphas_cumprod_at(timestep)
+            noise = noise_of(prediction, noisy, abar, PREDICTION_TYPE)
+            gradient = classifier_gradient(self.classifier, noisy, labels, timestep=timestep)
+            noise = classifier_guided_noise(noise, gradient, abar, self.guidance_scale)
+            return torch.cat([prediction_of(noise, noisy, abar, PREDICTION_TYPE), variance], dim=1)
+
+        shape = (1, self.size, self.size)
+        return denoise(ancestral_scheduler(), predict, shape, generators, self.budget.num_inference_steps, self.device)
