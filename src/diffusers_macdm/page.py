@@ -19,7 +19,7 @@ from .contact_sheet import contact_sheet
 
 BLUE, ORANGE, GREEN, VERMILION = "#0072b2", "#b87a00", "#007a5a", "#c44e00"
 PURPLE, SKY, GRAY = "#a8538a", "#3f8fbf", "#5f6368"
-PALETTE = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GRAY)
+PALETTE = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GRAY, "#000000")
 # Class and words of each verdict; the style has its color.
 MARKS = {
     "helps": ("good", "▲ helps"),
@@ -32,6 +32,7 @@ MARKS = {
 NOT_MEASURED = "not measured"
 # Words that are written otherwise than the names in the code.
 WORDS = {"roc": "ROC", "auc": "AUC", "kid": "KID", "dice": "Dice", "hausdorff95": "Hausdorff distance (95 %)"}
+WORDS |= {"macdm": "MaC-DM", "gan": "GAN", "ddpm": "DDPM"}
 SHEET_COLUMNS, SHEET_ROWS, SHEET_TILE = 4, 3, 128
 
 STYLE = (
