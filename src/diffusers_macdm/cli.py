@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Synthetic radiographs with an anatomy mask, a lesion mask and a class label (MaC-DM).",
     )
     subparsers = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
-    for add_command in (add_check, add_phantom, add_generate, add_audit, add_push, add_push_dataset):
+    for add_command in (add_check, add_phantom, add_generate, add_audit, add_evaluate, add_push, add_push_dataset):
         add_command(subparsers)
     return parser
 
@@ -367,6 +367,109 @@ def _audit(args: argparse.Namespace) -> int:
     for note in result["notes"]:
         print(f"note: {note}")
     print(f"written to {args.out}: audit.json, audit.jsonl, index.html")
+    return 0
+
+
+def add_evaluate(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="do the synthetic pairs help a classifier and a segmenter?",
+        description="Train a diagnosis classifier (ResNet-34) and a segmenter (U-Net) with and without the synthetic pairs, all "
+        "for the same number of steps, and test them on held-out real cases. Writes evaluation.json and index.html into a new "
+        "folder. Called again with the same settings it goes on where an interrupted evaluation stopped.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--real", metavar="DATA", required=True, help="real set with train/, validation/ and test/")
+    parser.add_argument("--synthetic", metavar="DIR", required=True, help="synthetic set, as `macdm generate` writes it")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="new folder, or one that was interrupted")
+    parser.add_argument("--size", type=int, default=128, help="side in pixels that all cases are resampled to")
+    parser.add_argument("--seeds", metavar="S", type=int, nargs="+", default=[0, 1, 2], help="of the trainings; 3 for a claim")
+    parser.add_argument("--steps", type=int, default=1000, help="optimisation steps of every training")
+    parser.add_argument("--batch-size", type=int, default=32, help="of every training")
+    parser.add_argument(
+        "--validate-every", metavar="N", type=int, default=50, help="steps between looks at the validation cases"
+    )
+    parser.add_argument(
+        "--tasks", nargs="+", default=["diagnosis", "segmentation"], metavar="TASK", help="one of them, or both"
+    )
+    parser.add_argument(
+        "--ratios", metavar="R", type=float, nargs="+", default=[0.25, 0.5, 1, 2, 5], help="synthetic pairs for each real case"
+    )
+    parser.add_argument("--arms", metavar="ARM", nargs="+", help="arms to train, the controls among them; all when not given")
+    parser.add_argument(
+        "--filters",
+        metavar="F",
+        nargs="+",
+        default=[],
+        help="filters of the synthetic pairs, each compared with none at ratio 1: classifier, segmenter, both",
+    )
+    parser.add_argument(
+        "--folds", metavar="K", type=int, help="test the held-out cases (validation and test) in turn, by patient"
+    )
+    parser.add_argument(
+        "--leave-one-site-out", action="store_true", help="also test each site without having trained on its cases"
+    )
+    parser.add_argument(
+        "--samples-per-class",
+        metavar="N",
+        type=int,
+        nargs="+",
+        help="this many real training cases of label 0, 1, ...: those of the training scripts' --samples_per_class and --seed 0",
+    )
+    parser.add_argument(
+        "--pretrained-classifier", metavar="MODEL", help="ImageNet ResNet-34 of transformers, folder or Hub name, to start from"
+    )
+    parser.add_argument("--classifier-width", metavar="W", type=int, default=64, help="channels of its first stage")
+    parser.add_argument("--segmenter-width", metavar="W", type=int, default=32, help="channels of its first level")
+    parser.add_argument(
+        "--feature-extractor",
+        metavar="MODEL",
+        help="for the realism: vision model of transformers (folder or Hub name) or TorchScript file; the diagnosis classifier "
+        "trained on real cases when not given",
+    )
+    parser.add_argument("--skip-realism", action="store_true", help="leave out realism and fit of the masks")
+    parser.add_argument("--resamples", metavar="N", type=int, default=2000, help="of the bootstrap over patients")
+    parser.add_argument(
+        "--allow-unrecorded", action="store_true", help="take for clean what no record tells about the synthetic set"
+    )
+    parser.add_argument("--device", help="for example cuda or cpu; cuda when not given and there is one")
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from .evaluation.run import evaluate
+
+    result = evaluate(
+        args.real,
+        args.synthetic,
+        args.out,
+        size=args.size,
+        seeds=args.seeds,
+        steps=args.steps,
+        batch_size=args.batch_size,
+        validate_every=args.validate_every,
+        tasks=args.tasks,
+        ratios=args.ratios,
+        arms=args.arms,
+        filters=args.filters,
+        folds=args.folds,
+        leave_one_site_out=args.leave_one_site_out,
+        samples_per_class=args.samples_per_class,
+        pretrained_classifier=args.pretrained_classifier,
+        classifier_width=args.classifier_width,
+        segmenter_width=args.segmenter_width,
+        feature_extractor=args.feature_extractor,
+        skip_realism=args.skip_realism,
+        num_resamples=args.resamples,
+        allow_unrecorded=args.allow_unrecorded,
+        device=args.device,
+        progress=sys.stderr.isatty(),
+    )
+    for note in result["notes"]:
+        print(f"note: {note}")
+    print(f"written to {args.out}: evaluation.json, index.html")
+    for sentence in result["conclusion"]:
+        print(sentence)
     return 0
 
 

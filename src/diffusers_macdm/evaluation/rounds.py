@@ -1,0 +1,201 @@
+"""Who trains, who chooses, who is tested: the rounds of an evaluation, and what must never be tested."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..data.loading import case_names, load_pairs
+from ..data.splits import check_patients, split_by_patient
+from ..provenance import MOST_NAMED, refuse_contaminated
+from .cases import Cases, load_cases
+
+
+HELD_OUT_SPLITS = ("validation", "test")
+
+
+@dataclass(frozen=True)
+class Round:
+    """One division of the cases.
+
+    Attributes:
+        name: of its folder, "split", "fold-2" or "site-NAME".
+        synthetic: pairs that may be used in it.
+    """
+
+    name: str
+    train: Cases
+    validation: Cases
+    test: Cases
+    synthetic: Cases
+
+
+def load_real(data: str | Path, size: int, samples_per_class: Sequence[int] | None = None) -> dict[str, Cases]:
+    """The splits that a real set has, `train` first.
+
+    Args:
+        samples_per_class: this many training cases of label 0, 1, ... alone, those that the training scripts draw with the same
+            `--samples_per_class` and `--seed 0`.
+
+    Raises:
+        FileNotFoundError, ValueError: when it cannot be read, has no train split, a patient is in two splits, or there are
+            fewer cases of a class than asked for.
+    """
+    splits = {"train": load_cases(data, "train", size)}
+    for split in HELD_OUT_SPLITS:
+        try:
+            splits[split] = load_cases(data, split, size)
+        except ValueError as error:
+            if "there is no split" not in str(error):
+                raise
+    # An id that stands for a case without one says nothing about another split.
+    check_patients(
+        {name: [patient if patient[0] != "/" else None for patient in cases.patient_ids] for name, cases in splits.items()}
+    )
+    if samples_per_class is not None:
+        splits["train"] = _subset(splits["train"], samples_per_class)
+    return splits
+
+
+def _subset(train: Cases, samples_per_class: Sequence[int]) -> Cases:
+    labels, chosen = train.class_labels.numpy(), []
+    for label, count in enumerate(samples_per_class):
+        members = np.flatnonzero(labels == label)
+        if not 0 <= count <= len(members):
+            raise ValueError(f"samples_per_class {count} of label {label} is not allowed: there are {len(members)} cases.")
+        chosen.append(np.random.default_rng([0, label]).permutation(members)[:count])
+    return train.select(np.sort(np.concatenate(chosen)))
+
+
+def load_synthetic(folder: str | Path, size: int, real_train: Cases) -> Cases:
+    """The pairs of a synthetic set. Their site is that of the real training case that each was made from, None where there is
+    none.
+
+    Raises:
+        FileNotFoundError, ValueError: when it cannot be read or has a label that no real training case has.
+    """
+    synthetic = load_cases(folder, "train", size, synthetic=True)
+    strange = set(synthetic.class_labels.tolist()) - set(real_train.class_labels.tolist())
+    if strange:
+        raise ValueError(f"{folder}: label {', '.join(map(str, sorted(strange)))} is not among the real training cases.")
+    pairs = load_pairs(folder, "train")
+    site_of = dict(zip(real_train.names, real_train.sites, strict=True))
+    sources = dict.fromkeys(synthetic.names)
+    for column in ("source", "masks_from"):
+        if column in pairs.column_names:
+            behind = zip(case_names(pairs), pairs[column], strict=True)
+            sources |= {pair: source for pair, source in behind if source is not None}
+    return replace(synthetic, sites=tuple(site_of.get(sources[name]) for name in synthetic.names))
+
+
+def refuse_leaks(
+    real: str | Path, splits: dict[str, Cases], synthetic_folder: str | Path, synthetic: Cases, allow_unrecorded: bool
+) -> None:
+    """Raise `ValueError`, naming the cases, where a held-out case trained the model behind the synthetic set, or a pair was made
+    from it or is it, pixel by pixel."""
+    held_out = [split for split in HELD_OUT_SPLITS if split in splits]
+    for split in held_out:
+        _refuse_identical(real, split, splits[split], synthetic_folder, synthetic)
+        refuse_contaminated(real, split, synthetic=synthetic_folder, allow_unrecorded=allow_unrecorded)
+
+
+def _refuse_identical(real, split: str, held_out: Cases, folder, synthetic: Cases) -> None:
+    pairs = {image.numpy().tobytes(): name for image, name in zip(synthetic.radiographs, synthetic.names, strict=True)}
+    found = [
+        f"case {name!r} is synthetic pair {pairs[image.numpy().tobytes()]!r}"
+        for image, name in zip(held_out.radiographs, held_out.names, strict=True)
+        if image.numpy().tobytes() in pairs
+    ]
+    if found:
+        more = f"; and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+        raise ValueError(
+            f"The {split} split of {real} must not be measured on, {len(found)} of its radiographs are in {folder}, pixel by "
+            f"pixel: {'; '.join(found[:MOST_NAMED])}{more}."
+        )
+
+
+def make_rounds(splits: dict[str, Cases], synthetic: Cases, folds: int | None, seed: int = 0) -> list[Round]:
+    """The one round of the splits as they are, or one for each fold.
+
+    The folds divide the held-out cases (validation and test together) by patient: fold k is the test, fold k + 1 the validation,
+    the others join the training cases. So every held-out case is tested once, and never by a generator that has seen it.
+
+    Raises:
+        ValueError: when there are not the splits that are needed, or too few patients for the folds.
+    """
+    held_out = [splits[split] for split in HELD_OUT_SPLITS if split in splits]
+    if folds is None:
+        if len(held_out) < 2:
+            missing = next(split for split in HELD_OUT_SPLITS if split not in splits)
+            raise ValueError(
+                f"There is no {missing} split: use --folds K, which tests the held-out cases in turn, by patient"
+                + ("." if held_out else ", or set cases apart first: there are none.")
+            )
+        return [Round("split", splits["train"], splits["validation"], splits["test"], synthetic)]
+    if folds < 2:
+        raise ValueError(f"folds={folds} is not allowed: at least 2 are needed, one to test and one to choose by.")
+    if not held_out:
+        raise ValueError("There is neither a validation nor a test split: no case is held out that could be tested.")
+    pool = Cases.concatenate(held_out)
+    shares = {str(fold): 1 / folds for fold in range(folds)}
+    parts = [*split_by_patient(pool.patient_ids, pool.class_labels.tolist(), shares, seed).values()]
+    rounds = []
+    for fold in range(folds):
+        validation = (fold + 1) % folds
+        others = [index for number in range(folds) if number not in (fold, validation) for index in parts[number]]
+        train = Cases.concatenate([splits["train"], pool.select(others)])
+        rounds.append(Round(f"fold-{fold}", train, pool.select(parts[validation]), pool.select(parts[fold]), synthetic))
+    return rounds
+
+
+def make_site_rounds(splits: dict[str, Cases], synthetic: Cases) -> tuple[list[Round], list[str]]:
+    """A round for each site: its held-out cases are the test, and nothing of the site, nor of a patient in the test, trains or
+    chooses.
+
+    The other sites' validation cases choose (or, without that split, their test cases). Synthetic pairs that were made from a
+    case of the site are left out.
+
+    Returns:
+        The rounds, and a note for each site that cannot be tested.
+
+    Raises:
+        ValueError: when there is no held-out case with a site.
+    """
+    held_out = [splits[split] for split in HELD_OUT_SPLITS if split in splits]
+    pool = Cases.concatenate(held_out) if held_out else None
+    sites = sorted({site for site in (pool.sites if pool is not None else ()) if site is not None})
+    if len(sites) < 2:
+        raise ValueError(f"leave_one_site_out needs held-out cases of at least 2 sites; there are {sites or 'none'}.")
+    rounds, notes = [], []
+    for site in sites:
+        test = pool.select([index for index, value in enumerate(pool.sites) if value == site])
+        patients = set(test.patient_ids)
+        train, validation = (
+            cases.select(
+                [
+                    index
+                    for index, (other, patient) in enumerate(zip(cases.sites, cases.patient_ids, strict=True))
+                    if other != site and patient not in patients
+                ]
+            )
+            for cases in (splits["train"], held_out[0])
+        )
+        pairs = synthetic.select([index for index, other in enumerate(synthetic.sites) if other != site])
+        found = Round(f"site-{site}", train, validation, test, pairs)
+        reason = _why_no_round(found, len(set(splits["train"].class_labels.tolist())))
+        if reason is None:
+            rounds.append(found)
+        else:
+            notes.append(f"Site {site!r} was not left out: {reason}.")
+    return rounds, notes
+
+
+def _why_no_round(found: Round, num_labels: int) -> str | None:
+    if len(set(found.train.class_labels.tolist())) < num_labels:
+        return "the training cases of the other sites do not have every label"
+    if len(set(found.validation.has_lesion.tolist())) < 2:
+        return "the validation cases of the other sites do not have both classes"
+    return None

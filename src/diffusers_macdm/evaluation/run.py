@@ -1,0 +1,594 @@
+"""Does it help: `macdm evaluate`.
+
+OUT/settings.json                              what was asked for; the same OUT goes on with the same settings only
+OUT/runs/ROUND/TASK/ARM/seed-S.json            one trained and tested network, written when it is finished
+OUT/reference/                                 the networks behind filters, realism and fit, trained on real training cases alone
+OUT/evaluation.json, OUT/index.html            the answer; without them the evaluation is unfinished
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..data.augmentation import PairAugmentation
+from ..pretrained import own_version
+from .arms import CONTROLS, RATIOS, REAL_ONLY, Arm, build_arms, filter_name, ratio_name, stages_of, why_not
+from .cases import Cases
+from .downstream import (
+    DIAGNOSIS,
+    LEARNING_RATES,
+    SEGMENTATION,
+    TASKS,
+    Budget,
+    Stage,
+    Trained,
+    measure_diagnosis,
+    measure_segmentation,
+    train_classifier,
+    train_segmenter,
+)
+from .endpoints import ENDPOINTS, MIN_SEEDS, PRIMARY, Measurements, TestSet, conclude
+from .filters import FILTERS, dice_thresholds, filtered
+from .networks import diagnosis_classifier, segmenter
+from .rounds import Round, load_real, load_synthetic, make_rounds, make_site_rounds, refuse_leaks
+
+
+EVALUATION_FILE, SETTINGS_FILE, RUNS, REFERENCE = "evaluation.json", "settings.json", "runs", "reference"
+PACKAGES = ("torch", "transformers", "monai", "scikit-learn", "scipy", "numpy")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the downstream networks are trained, in all arms.
+
+    Attributes:
+        budgets: of each task.
+        num_classes: labels of the real set.
+        pretrained: ImageNet weights of the diagnosis classifier, or None.
+    """
+
+    budgets: dict[str, Budget]
+    num_classes: int
+    pretrained: str | None
+    device: torch.device
+
+    def train(
+        self,
+        task: str,
+        stages: Sequence[Stage],
+        validation: Cases | None,
+        seed: int,
+        augmented: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> Trained:
+        common = {
+            "seed": seed,
+            "augmentation": PairAugmentation() if augmented else None,
+            "device": self.device,
+            "progress": progress,
+        }
+        if task == SEGMENTATION:
+            return train_segmenter(stages, validation, self.budgets[task], **common)
+        return train_classifier(
+            stages, validation, self.budgets[task], num_classes=self.num_classes, pretrained=self.pretrained, **common
+        )
+
+
+def evaluate(
+    real: str | Path,
+    synthetic: str | Path,
+    out: str | Path,
+    *,
+    size: int = 128,
+    seeds: Sequence[int] = (0, 1, 2),
+    steps: int = 1000,
+    batch_size: int = 32,
+    validate_every: int = 50,
+    tasks: Sequence[str] = TASKS,
+    ratios: Sequence[float] = RATIOS,
+    arms: Sequence[str] | None = None,
+    filters: Sequence[str] = (),
+    folds: int | None = None,
+    leave_one_site_out: bool = False,
+    samples_per_class: Sequence[int] | None = None,
+    pretrained_classifier: str | None = None,
+    classifier_width: int = 64,
+    segmenter_width: int = 32,
+    feature_extractor: str | None = None,
+    skip_realism: bool = False,
+    num_resamples: int = 2000,
+    allow_unrecorded: bool = False,
+    device: str | torch.device | None = None,
+    progress: bool = True,
+) -> dict:
+    """Train and test the downstream networks in every arm, and say whether the synthetic pairs help.
+
+    Args:
+        real: the real set, with train and, held out, validation and test (or one of them, with `folds`).
+        synthetic: the synthetic set (its train split).
+        out: new folder, or one that was interrupted.
+        size: side in pixels that all cases are resampled to.
+        seeds: of the trainings, the same in all arms. No claim is made from fewer than 3.
+        steps, batch_size: of every training, whatever its arm.
+        validate_every: steps between two looks at the validation cases, which choose the state.
+        tasks: "diagnosis", "segmentation" or both.
+        ratios: synthetic pairs for each real training case.
+        arms: names of the arms (`arms.build_arms`); all when None.
+        filters: of `filters.FILTERS`; each is compared with no filter at ratio 1.
+        folds: cross-validation over the held-out cases by patient.
+        leave_one_site_out: also test each site without having trained on it.
+        samples_per_class: restrict the real training cases (see `rounds.load_real`).
+        pretrained_classifier: ImageNet weights (see `networks.diagnosis_classifier`).
+        classifier_width, segmenter_width: channels of the networks' first stages.
+        feature_extractor: for the realism (see `features.load_feature_extractor`); the diagnosis classifier when None.
+        skip_realism: leave out realism and fit of the masks.
+        num_resamples: of the bootstrap over patients.
+        allow_unrecorded: take for clean what no record tells about the synthetic set.
+        device: "cuda" where there is one, else "cpu", when None.
+        progress: whether to show a progress bar on stderr.
+
+    Returns:
+        What `evaluation.json` says.
+
+    Raises:
+        FileNotFoundError, ValueError: when a set cannot be read, the sets leak into each other, or settings do not go together.
+        FileExistsError: when `out` is complete or holds something else.
+    """
+    out = Path(out)
+    _check_numbers(size=(size, 8), num_resamples=(num_resamples, 1))
+    _check_names("task", tasks, TASKS)
+    _check_names("filter", filters, FILTERS)
+    if len(set(seeds)) < len(seeds) or not seeds or min(seeds) < 0:
+        raise ValueError(f"seeds {list(seeds)} are not allowed: different numbers from 0 on are needed.")
+    all_arms = build_arms({*ratios, 1.0} if filters else ratios, filters)
+    if arms is not None:
+        _check_names("arm", arms, [name for name, arm in all_arms.items() if arm.filter == "none"])
+    chosen_arms = [arm for arm in all_arms.values() if arms is None or arm.name in arms or arm.filter != "none"]
+    if filters and ratio_name(1) not in [arm.name for arm in chosen_arms]:
+        chosen_arms.append(all_arms[ratio_name(1)])  # what a filter is compared with
+    device = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+    widths = {DIAGNOSIS: classifier_width, SEGMENTATION: segmenter_width}
+    budgets = {task: Budget(steps, batch_size, LEARNING_RATES[task], validate_every, widths[task]) for task in TASKS}
+    _refuse_foreign(out)
+
+    splits = load_real(real, size, samples_per_class)
+    made = load_synthetic(synthetic, size, splits["train"])
+    refuse_leaks(real, splits, synthetic, made, allow_unrecorded)
+    rounds = make_rounds(splits, made, folds)
+    site_rounds, notes = make_site_rounds(splits, made) if leave_one_site_out else ([], [])
+    num_classes = 1 + max(int(cases.class_labels.max()) for cases in splits.values())
+    training = Training(budgets, num_classes, pretrained_classifier, device)
+
+    settings = {
+        "real": str(real),
+        "synthetic": str(synthetic),
+        "real_sha256": {split: _digest(cases) for split, cases in splits.items()},
+        "synthetic_sha256": _digest(made),
+        "size": size,
+        "seeds": list(seeds),
+        "tasks": list(tasks),
+        "budgets": {task: asdict(budgets[task]) for task in tasks},
+        "arms": [arm.name for arm in chosen_arms],
+        "filters": list(filters),
+        "folds": folds,
+        "leave_one_site_out": leave_one_site_out,
+        "samples_per_class": None if samples_per_class is None else list(samples_per_class),
+        "pretrained_classifier": pretrained_classifier,
+        "feature_extractor": feature_extractor,
+        "skip_realism": skip_realism,
+        "num_resamples": num_resamples,
+        "allow_unrecorded": allow_unrecorded,
+        "device": device.type,
+    }
+    _begin(out, settings)
+    if allow_unrecorded:
+        notes.append(
+            "Where nothing records which cases trained the model behind the synthetic set, they were taken for others than the "
+            "held-out ones (--allow-unrecorded)."
+        )
+    if len(seeds) < MIN_SEEDS:
+        notes.append(f"Only {len(seeds)} of {MIN_SEEDS} seeds: chance in the training is not measured, and no claim is made.")
+    if site_rounds:
+        notes.append("The generator was trained with cases of all sites, also of the one that is left out of the rest.")
+
+    reference = _Reference(out / REFERENCE, splits["train"], training, seeds[0], progress)
+    jobs, kept = _plan(rounds, site_rounds, chosen_arms, tasks, filters, reference, notes)
+    runs = _run_all(out, jobs, seeds, training, progress)
+    result = _summary(runs, rounds, site_rounds, chosen_arms, tasks, num_resamples, str(real))
+    result["filters"] = _compare_filters(kept, result.pop("measurements"), tasks)
+    result["realism"] = result["fit"] = None
+    if not skip_realism:
+        held_out = Cases.concatenate([cases for split, cases in splits.items() if split != "train"])
+        result |= _realism_and_fit(reference, held_out, made, feature_extractor, seeds[0], device)
+        result["results"] += _generation_rows(result, str(real))
+    result["notes"] = notes + result["notes"]
+    result["settings"] = settings
+    result["versions"] = _versions()
+    result["seconds"] = {"trainings": sum(run["seconds"] for run in runs.values()), "training_runs": len(runs)}
+    return _finish(out, result, splits, made)
+
+
+# --- the runs ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Job:
+    round: Round
+    task: str
+    arm: Arm
+    synthetic: Cases  # filtered where the arm says so
+
+
+def _plan(rounds, site_rounds, arms: Sequence[Arm], tasks, filters, reference: _Reference, notes: list[str]):
+    """The trainings of all rounds but for the seeds, and how many pairs each filter keeps and drops in each round.
+
+    An arm is either in all rounds of the evaluation or in none of them; what is left out is noted.
+    """
+    jobs, kept = [], {name: [] for name in filters}
+    sets: dict[tuple[str, str], Cases] = {}
+    for part in rounds:
+        sets[part.name, "none"] = part.synthetic
+        if filters:
+            thresholds = dice_thresholds(reference.network(SEGMENTATION), part.validation)
+        for name in filters:
+            networks = (reference.network(DIAGNOSIS), reference.network(SEGMENTATION))
+            sets[part.name, name] = filtered(name, part.synthetic, *networks, thresholds)
+            left = len(sets[part.name, name])
+            kept[name].append((left, len(part.synthetic) - left))
+    for arm in arms:
+        reasons = [why_not(arm, part.train, sets[part.name, arm.filter]) for part in rounds]
+        reason = next(filter(None, reasons), None)
+        if reason is not None:
+            notes.append(reason)
+            continue
+        jobs += [_Job(part, task, arm, sets[part.name, arm.filter]) for part in rounds for task in tasks]
+        for part in site_rounds if arm.filter == "none" else ():  # the filters' networks have seen every site
+            reason = why_not(arm, part.train, part.synthetic)
+            if reason is None:
+                jobs += [_Job(part, task, arm, part.synthetic) for task in tasks]
+            else:
+                notes.append(f"Without {part.name}: {reason}")
+    return jobs, kept
+
+
+def _run_all(out: Path, jobs: Sequence[_Job], seeds: Sequence[int], training: Training, progress: bool) -> dict:
+    """Each job with each seed, as far as not done before: `(round, task, arm, seed)` -> what was written about it."""
+    from tqdm import tqdm
+
+    runs = {}
+    total = sum(training.budgets[job.task].steps for job in jobs) * len(seeds)
+    with tqdm(total=total, unit="step", disable=not progress) as bar:
+        # Seed by seed, so that every arm has something early, and all arms of a comparison the same conditions.
+        for seed in seeds:
+            for job in jobs:
+                bar.set_description(f"{job.round.name}, {job.task}, {job.arm.name}, seed {seed}")
+                folder = out / RUNS / _folder_name(job.round.name) / job.task / job.arm.name
+                path = folder / f"seed-{seed}.json"
+                if path.is_file():
+                    bar.update(training.budgets[job.task].steps)
+                else:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    _write_json(path, _run(job, seed, training, lambda step: bar.update()))
+                runs[job.round.name, job.task, job.arm.name, seed] = _read_run(path, job)
+    return runs
+
+
+def _run(job: _Job, seed: int, training: Training, progress) -> dict:
+    stages = stages_of(job.arm, job.round.train, job.synthetic, seed)
+    trained = training.train(job.task, stages, job.round.validation, seed, job.arm.augmented, progress)
+    measure = measure_diagnosis if job.task == DIAGNOSIS else measure_segmentation
+    columns = measure(trained, job.round.test)
+    num_cases = sum(len(stage.cases) for stage in stages)
+    num_real = sum(pool.real_copies for pool in job.arm.pools) * len(job.round.train)
+    return {
+        "steps": trained.steps,
+        "best_step": trained.best_step,
+        "validation_score": trained.validation_score,
+        "threshold": trained.threshold,
+        "seconds": trained.seconds,
+        "num_real": num_real,
+        "num_synthetic": num_cases - num_real,
+        "names": list(job.round.test.names),
+        "columns": {
+            name: [None if np.isnan(value) else value for value in values.tolist()] for name, values in columns.items()
+        },
+    }
+
+
+def _read_run(path: Path, job: _Job) -> dict:
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        same = run["names"] == list(job.round.test.names)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read ({error!r}); delete it, and it is made again.") from error
+    if not same:
+        raise ValueError(f"{path} was measured on other cases; delete it, and it is made again.")
+    return run | {"columns": {name: np.array(values, dtype=float) for name, values in run["columns"].items()}}
+
+
+class _Reference:
+    """A diagnosis classifier and a segmenter of the real training cases alone, trained when one is first asked for.
+
+    Their last state is taken: no held-out case has chosen it, so that all of them are new to these networks.
+    """
+
+    def __init__(self, folder: Path, train: Cases, training: Training, seed: int, progress: bool):
+        self._arguments = folder, train, training, seed, progress
+        self._networks: dict[str, torch.nn.Module] = {}
+
+    def network(self, task: str) -> torch.nn.Module:
+        if task not in self._networks:
+            self._networks[task] = self._load_or_train(task)
+        return self._networks[task]
+
+    def _load_or_train(self, task: str) -> torch.nn.Module:
+        from safetensors.torch import load_file, save_file
+        from tqdm import tqdm
+
+        folder, train, training, seed, progress = self._arguments
+        path = folder / f"{task}.safetensors"
+        if path.is_file():
+            width = training.budgets[task].width
+            if task == DIAGNOSIS:
+                network = diagnosis_classifier(training.num_classes, width=width)
+            else:
+                network = segmenter(train.size, width=width)
+            network.load_state_dict(load_file(path))
+            return network.to(training.device).eval().requires_grad_(False)
+        steps = training.budgets[task].steps
+        with tqdm(total=steps, unit="step", disable=not progress, desc=f"reference, {task}") as bar:
+            network = training.train(task, [Stage(train)], None, seed, progress=lambda step: bar.update()).network
+        folder.mkdir(exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, temporary)
+        temporary.rename(path)
+        return network
+
+
+# --- the numbers ------------------------------------------------------------------------------------------------------
+
+
+def _columns(runs: dict, rounds: Sequence[Round], tasks: Sequence[str]) -> dict[str, dict[str, list]]:
+    """Task -> arm -> columns of each seed, the rounds one after the other."""
+    columns: dict[str, dict[str, list]] = {task: {} for task in tasks}
+    first = rounds[0].name
+    for (name, task, arm, seed), run in runs.items():
+        if name == first:
+            parts = [runs[part.name, task, arm, seed]["columns"] for part in rounds]
+            joined = {column: np.concatenate([part[column] for part in parts]) for column in run["columns"]}
+            columns[task].setdefault(arm, []).append(joined)
+    return columns
+
+
+def _summary(runs: dict, rounds, site_rounds, arms: Sequence[Arm], tasks, num_resamples: int, dataset: str) -> dict:
+    test = TestSet.of({part.name: part.test for part in rounds})
+    columns = _columns(runs, rounds, tasks)
+    measurements = Measurements(test, columns, num_resamples)
+    endpoints = [endpoint for endpoint in ENDPOINTS if endpoint.task in tasks]
+    trained = [arm for arm in arms if arm.name in columns[tasks[0]]]
+    results = [{"dataset": dataset, **measurements.result(endpoint, arm.name)} for endpoint in endpoints for arm in trained]
+    names = [arm.name for arm in trained]
+    differences = [
+        measurements.difference(endpoint, arm.name, control)
+        for endpoint in endpoints
+        for arm in trained
+        for control in CONTROLS
+        if control in names and control != arm.name and (arm.uses_synthetic or control == REAL_ONLY)
+    ]
+    conclusions = []
+    for task in tasks:
+        best = _best_ratio(runs, rounds, task, trained)
+        description = "" if best is None else f"Ratio {best.ratio:g}, chosen on the validation cases,"
+        conclusions.append(conclude(task, None if best is None else best.name, description, results, differences))
+    few = test.few_patients()
+    return {
+        "conclusion": [found["sentence"] for found in conclusions],
+        "verdicts": {found["task"]: {"arm": found["arm"], "verdict": found["verdict"]} for found in conclusions},
+        "results": results,
+        "differences": differences,
+        "by_site": _by_site(runs, site_rounds, tasks, num_resamples) if site_rounds else None,
+        "by_fold": _by_fold(columns, test, rounds, trained, tasks) if len(rounds) > 1 else None,
+        "arms": {arm.name: _arm_facts(arm, runs, rounds, tasks) for arm in trained},
+        "notes": [] if few is None else [few],
+        "measurements": measurements,
+    }
+
+
+def _best_ratio(runs: dict, rounds: Sequence[Round], task: str, arms: Sequence[Arm]) -> Arm | None:
+    """The ratio with the best mean over rounds and seeds of the validation cases' score; the smaller one of equal ones."""
+    names, best = {part.name for part in rounds}, None
+    for arm in sorted((arm for arm in arms if arm.ratio is not None), key=lambda arm: arm.ratio):
+        found = [run["validation_score"] for key, run in runs.items() if key[0] in names and key[1:3] == (task, arm.name)]
+        scores = [score for score in found if score is not None]
+        score = float(np.mean(scores)) if scores else 0.0
+        if best is None or score > best[0]:
+            best = score, arm
+    return None if best is None else best[1]
+
+
+def _arm_facts(arm: Arm, runs: dict, rounds: Sequence[Round], tasks: Sequence[str]) -> dict:
+    """Numbers of cases are means over rounds, rounded."""
+    names = {part.name for part in rounds}
+    found = {key: run for key, run in runs.items() if key[0] in names and key[2] == arm.name}
+    scores = {
+        task: [run["validation_score"] for key, run in found.items() if key[1] == task and run["validation_score"] is not None]
+        for task in tasks
+    }
+    return {
+        "description": arm.description,
+        "num_real": round(np.mean([run["num_real"] for run in found.values()])),
+        "num_synthetic": round(np.mean([run["num_synthetic"] for run in found.values()])),
+        "steps": max(run["steps"] for run in found.values()),
+        "validation_score": {task: float(np.mean(values)) if values else None for task, values in scores.items()},
+    }
+
+
+def _by_fold(columns, test: TestSet, rounds, arms: Sequence[Arm], tasks) -> list[dict]:
+    """The primary endpoints in each fold, means over the seeds."""
+    rows = []
+    for task in tasks:
+        for arm in arms:
+            for part in rounds:
+                here = test.folds == part.name
+                per_seed = [
+                    PRIMARY[task].compute(
+                        {name: values[here] for name, values in of_seed.items()}, test.has_lesion[here], test.folds[here]
+                    )
+                    for of_seed in columns[task][arm.name]
+                ]
+                rows.append(
+                    {
+                        "fold": part.name,
+                        "task": task,
+                        "metric": PRIMARY[task].metric,
+                        "arm": arm.name,
+                        "value": _number(np.mean(per_seed)),
+                        "per_seed": [_number(value) for value in per_seed],
+                        "num_cases": int(here.sum()),
+                    }
+                )
+    return rows
+
+
+def _by_site(runs: dict, site_rounds: Sequence[Round], tasks, num_resamples: int) -> list[dict]:
+    rows = []
+    for part in site_rounds:
+        columns = _columns(runs, [part], tasks)
+        measurements = Measurements(TestSet.of({part.name: part.test}), columns, num_resamples)
+        for endpoint in ENDPOINTS:
+            for arm in columns.get(endpoint.task, ()):
+                rows.append({"site": part.name.removeprefix("site-"), **measurements.result(endpoint, arm)})
+    return rows
+
+
+def _compare_filters(kept: dict, measurements: Measurements, tasks) -> dict:
+    """Each filter against no filter at ratio 1; the counts of pairs are means over the rounds, rounded."""
+    compared = {}
+    for name, counts in kept.items():
+        arms = filter_name(name), ratio_name(1)
+        differences = [measurements.difference(PRIMARY[task], *arms) for task in tasks if measurements.has(task, *arms)]
+        of_name = dict(zip(("kept", "dropped"), np.mean(counts, axis=0).round().astype(int).tolist(), strict=True))
+        compared[name] = {**of_name, "differences": differences}
+    return compared
+
+
+def _realism_and_fit(reference: _Reference, held_out: Cases, made: Cases, source: str | None, seed: int, device) -> dict:
+    from .features import classifier_features, load_feature_extractor
+    from .fit import mask_fit
+    from .realism import realism
+
+    if source is None:
+        extractor = classifier_features(reference.network(DIAGNOSIS), device=device)
+    else:
+        extractor = load_feature_extractor(source, device=device)
+    return {
+        "realism": realism(held_out, made, extractor, seed),
+        "fit": mask_fit(reference.network(SEGMENTATION), held_out, made, seed, device=device),
+    }
+
+
+def _generation_rows(result: dict, dataset: str) -> list[dict]:
+    """The measures of all labels together as rows of `results`, for the model card."""
+    found = [
+        *((row["name"], row) for row in result["realism"]["measures"]),
+        *((f"{row['mask']}_fit_dice", row) for row in result["fit"]["measures"]),
+    ]
+    return [
+        {
+            "task": "generation",
+            "dataset": dataset,
+            "metric": metric,
+            "arm": "synthetic pairs",
+            "value": row["value"],
+            "interval": row["interval"],
+        }
+        for metric, row in found
+        if row["label"] is None
+    ]
+
+
+# --- files and settings -----------------------------------------------------------------------------------------------
+
+
+def _check_numbers(**limits: tuple[int, int]) -> None:
+    for name, (value, least) in limits.items():
+        if value < least:
+            raise ValueError(f"{name}={value} is not allowed: at least {least} is needed.")
+
+
+def _check_names(what: str, given: Sequence[str], allowed: Sequence[str]) -> None:
+    for name in given:
+        if name not in allowed:
+            raise ValueError(f"{what} {name!r} is not allowed: {', '.join(allowed)}.")
+    if len(set(given)) < len(given):
+        raise ValueError(f"{what}s {', '.join(given)}: one is given twice.")
+
+
+def _refuse_foreign(out: Path) -> None:
+    if (out / EVALUATION_FILE).exists():
+        raise FileExistsError(f"{out} holds a finished evaluation; nothing is overwritten.")
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / SETTINGS_FILE).is_file())):
+        raise FileExistsError(f"{out} exists and is neither an empty folder nor an interrupted evaluation.")
+
+
+def _begin(out: Path, settings: dict) -> None:
+    """Record the settings, or compare them with those that the interrupted evaluation was begun with."""
+    path = out / SETTINGS_FILE
+    if path.is_file():
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        now = json.loads(json.dumps(settings))
+        other = [name for name in now if begun.get(name) != now[name]]
+        if other:
+            raise ValueError(
+                f"{out} was begun with another {other[0]} ({json.dumps(begun.get(other[0]))}, now "
+                f"{json.dumps(now[other[0]])}): give the same settings, or another folder."
+            )
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    _write_json(path, settings)
+
+
+def _finish(out: Path, result: dict, splits: dict[str, Cases], made: Cases) -> dict:
+    """The page, and last the file whose presence says that the evaluation is finished."""
+    from .report import write_page
+
+    write_page(out, result, splits["train"], made)
+    _write_json(out / EVALUATION_FILE, result)
+    return result
+
+
+def _write_json(path: Path, content: dict) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    temporary.rename(path)
+
+
+def _digest(cases: Cases) -> str:
+    """Of what the networks see, and of who it is."""
+    known = hashlib.sha256(np.ascontiguousarray(cases.joint_samples.numpy(), dtype="<f4").tobytes())
+    known.update(json.dumps([cases.class_labels.tolist(), cases.names, cases.patient_ids, cases.sites]).encode())
+    return known.hexdigest()
+
+
+def _folder_name(name: str) -> str:
+    """A site can have any name: what a folder's name may not hold is replaced, and a digest keeps two of them apart."""
+    plain = re.sub(r"[^\w.-]+", "_", name)
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _versions() -> dict[str, str]:
+    return {"diffusers_macdm": own_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
