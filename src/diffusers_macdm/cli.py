@@ -374,9 +374,9 @@ def add_evaluate(subparsers) -> None:
     parser = subparsers.add_parser(
         "evaluate",
         help="do the synthetic pairs help a classifier and a segmenter?",
-        description="Train a diagnosis classifier (ResNet-34) and a segmenter (U-Net) with and without the synthetic pairs, all "
-        "for the same number of steps, and test them on held-out real cases. Writes evaluation.json and index.html into a new "
-        "folder. Called again with the same settings it goes on where an interrupted evaluation stopped.",
+        description="Train a diagnosis classifier (ResNet-34) and a segmenter (U-Net) with and without the synthetic pairs, "
+        "all for the same number of steps, and test them on held-out real cases. Writes evaluation.json and index.html into a "
+        "new folder. Called again with the same settings it goes on where an interrupted evaluation stopped.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--real", metavar="DATA", required=True, help="real set with train/, validation/ and test/")
@@ -414,7 +414,7 @@ def add_evaluate(subparsers) -> None:
         metavar="N",
         type=int,
         nargs="+",
-        help="this many real training cases of label 0, 1, ...: those of the training scripts' --samples_per_class and --seed 0",
+        help="this many real training cases of label 0, 1, ...: those of the training scripts' --samples_per_class, --seed 0",
     )
     parser.add_argument(
         "--pretrained-classifier", metavar="MODEL", help="ImageNet ResNet-34 of transformers, folder or Hub name, to start from"

@@ -48,12 +48,14 @@ class TestSet:
         )
 
     def few_patients(self) -> str | None:
-        """A sentence where a class has fewer than 30 patients."""
-        for name, chosen in (("without a lesion", ~self.has_lesion), ("with a lesion", self.has_lesion)):
-            number = len({patient for patient, there in zip(self.patient_ids, chosen, strict=True) if there})
-            if number < FEW_PATIENTS:
-                return f"There are only {number} test patients {name}: the intervals are wide, and rough themselves."
-        return None
+        """A sentence where a class has fewer than 30 patients, about the smaller class."""
+        patients = np.array(self.patient_ids)
+        numbers = [(len(set(patients[self.has_lesion == lesion])), lesion) for lesion in (True, False)]
+        number, lesion = min(numbers)
+        if number >= FEW_PATIENTS:
+            return None
+        name = "with" if lesion else "without"
+        return f"There are only {number} test patients {name} a lesion: the intervals are wide, and rough themselves."
 
 
 @dataclass(frozen=True)

@@ -94,8 +94,8 @@ def load_synthetic(folder: str | Path, size: int, real_train: Cases) -> Cases:
 def refuse_leaks(
     real: str | Path, splits: dict[str, Cases], synthetic_folder: str | Path, synthetic: Cases, allow_unrecorded: bool
 ) -> None:
-    """Raise `ValueError`, naming the cases, where a held-out case trained the model behind the synthetic set, or a pair was made
-    from it or is it, pixel by pixel."""
+    """Raise `ValueError`, naming the cases, where a held-out case trained the model behind the synthetic set, or a pair was
+    made from it or is it, pixel by pixel."""
     held_out = [split for split in HELD_OUT_SPLITS if split in splits]
     for split in held_out:
         _refuse_identical(real, split, splits[split], synthetic_folder, synthetic)
@@ -120,8 +120,8 @@ def _refuse_identical(real, split: str, held_out: Cases, folder, synthetic: Case
 def make_rounds(splits: dict[str, Cases], synthetic: Cases, folds: int | None, seed: int = 0) -> list[Round]:
     """The one round of the splits as they are, or one for each fold.
 
-    The folds divide the held-out cases (validation and test together) by patient: fold k is the test, fold k + 1 the validation,
-    the others join the training cases. So every held-out case is tested once, and never by a generator that has seen it.
+    The folds divide the held-out cases (validation and test together) by patient: fold k is the test, fold k + 1 the
+    validation, the others join the training cases. So every held-out case is tested once, and no generator has seen it.
 
     Raises:
         ValueError: when there are not the splits that are needed, or too few patients for the folds.

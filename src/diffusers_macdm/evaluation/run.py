@@ -2,7 +2,7 @@
 
 OUT/settings.json                              what was asked for; the same OUT goes on with the same settings only
 OUT/runs/ROUND/TASK/ARM/seed-S.json            one trained and tested network, written when it is finished
-OUT/reference/                                 the networks behind filters, realism and fit, trained on real training cases alone
+OUT/reference/                                 the networks behind filters, realism and fit, trained on real cases alone
 OUT/evaluation.json, OUT/index.html            the answer; without them the evaluation is unfinished
 """
 
