@@ -29,6 +29,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LAYERS = (
     ("", "cli", "__main__"),
     ("hub",),
+    ("sweep",),
     ("comparison",),
     ("evaluation",),
     ("cards", "synthesis", "audit", "pretrained", "sweep_report", "single_file", "conversion"),

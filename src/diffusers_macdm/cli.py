@@ -46,7 +46,16 @@ def build_parser() -> argparse.ArgumentParser:
         description="Synthetic radiographs with an anatomy mask, a lesion mask and a class label (MaC-DM).",
     )
     subparsers = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
-    for add_command in (add_check, add_phantom, add_generate, add_audit, add_evaluate, add_push, add_push_dataset):
+    for add_command in (
+        add_check,
+        add_phantom,
+        add_generate,
+        add_audit,
+        add_evaluate,
+        add_sweep,
+        add_push,
+        add_push_dataset,
+    ):
         add_command(subparsers)
     return parser
 
@@ -470,6 +479,83 @@ def _evaluate(args: argparse.Namespace) -> int:
     print(f"written to {args.out}: evaluation.json, index.html")
     for sentence in result["conclusion"]:
         print(sentence)
+    return 0
+
+
+def add_sweep(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "sweep",
+        help="what guidance, strength, steps and channel weights do to the pairs",
+        description="Measure the pairs of a model at each point of a grid: quality, fit of the masks, class agreement, copies. "
+        "Writes sweep.json, sweep.csv and index.html. Called again with the same settings it goes on where an interrupted run "
+        "stopped.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help="folder or Hub repository of a trained MaCDMPipeline")
+    parser.add_argument("--real", metavar="DATA", required=True, help="real set with train/ and validation/ (and test/)")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="new folder, or one that was interrupted")
+    parser.add_argument(
+        "--grid",
+        metavar="NAME=V,V",
+        nargs="+",
+        required=True,
+        help="values of guidance_scale, guidance_interval (lo:hi), strength (below 1: variations of real training cases), "
+        "num_inference_steps; and of w2 and w3 (models of MODEL's size are trained anew for each)",
+    )
+    parser.add_argument("--full-grid", action="store_true", help="the product of all values; else each is varied alone")
+    parser.add_argument("--num-per-class", metavar="N", type=int, default=64, help="pairs of each label at each point")
+    parser.add_argument(
+        "--eval-steps", metavar="N", type=int, default=1000, help="training steps of the classifier and segmenter that measure"
+    )
+    parser.add_argument("--width", metavar="N", type=int, help="channels of their first stage; 64 and 32 when not given")
+    parser.add_argument(
+        "--embedding-steps", metavar="N", type=int, default=400, help="training steps of the copy audit's embedding"
+    )
+    parser.add_argument(
+        "--feature-extractor",
+        metavar="PATH_OR_NAME",
+        help="transformers vision model (folder or Hub name) or TorchScript file; the diagnosis classifier when not given",
+    )
+    parser.add_argument("--train-steps", metavar="N", type=int, default=4000, help="training steps of a model for w2 or w3")
+    parser.add_argument(
+        "--train-seeds", metavar="K", type=int, nargs="+", default=[0, 1, 2], help="one training for each, for w2 and w3"
+    )
+    parser.add_argument("--batch-size", metavar="N", type=int, default=16, help="of trainings and of sampling")
+    parser.add_argument(
+        "--allow-unrecorded", action="store_true", help="measure although nothing records which cases trained the model"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="everything else that is random follows from it")
+    parser.add_argument("--device", help="for example cuda or cpu; cuda when not given and there is one")
+    parser.set_defaults(run=_sweep)
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    from .sweep import parse_grid, sweep
+
+    result = sweep(
+        args.model,
+        args.real,
+        args.out,
+        parse_grid(args.grid),
+        full_grid=args.full_grid,
+        num_per_class=args.num_per_class,
+        evaluation_steps=args.eval_steps,
+        embedding_steps=args.embedding_steps,
+        width=args.width,
+        feature_extractor=args.feature_extractor,
+        train_steps=args.train_steps,
+        train_seeds=args.train_seeds,
+        batch_size=args.batch_size,
+        allow_unrecorded=args.allow_unrecorded,
+        seed=args.seed,
+        device=args.device,
+        progress=sys.stderr.isatty(),
+    )
+    for sentence in result["conclusion"]:
+        print(sentence)
+    for note in result["notes"]:
+        print(f"note: {note}")
+    print(f"{_count(len(result['points']), 'point')} measured; written to {args.out}: sweep.json, sweep.csv, index.html")
     return 0
 
 

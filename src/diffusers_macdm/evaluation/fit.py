@@ -8,13 +8,13 @@ from torch import nn
 
 from ..joint_sample import ANATOMY_MASK, CHANNELS, LESION_MASK
 from .cases import Cases
+from .downstream import predict_masks
 from .intervals import patient_bootstrap
 from .metrics import dice_per_case, mean_of_defined
 
 
 MASKS = (CHANNELS[ANATOMY_MASK], CHANNELS[LESION_MASK])  # the segmenter's channels
 NUM_SHUFFLES = 5
-BATCH_SIZE = 32
 
 
 def mask_fit(
@@ -41,7 +41,8 @@ def mask_fit(
     for cases, kind in ((held_out, "real"), (synthetic, "synthetic")):
         if not len(cases) or not cases.has_masks:
             raise ValueError(f"The {kind} cases have no masks: there is nothing whose fit could be measured.")
-    real_seen, seen = (predicted_masks(segmenter, cases, device) for cases in (held_out, synthetic))
+    segmenter = segmenter.to(device).eval()
+    real_seen, seen = (torch.from_numpy(predict_masks(segmenter, cases)) for cases in (held_out, synthetic))
     real_dice, dice = _dice(real_seen, held_out.masks), _dice(seen, synthetic.masks)  # [N, 2]
     shuffled = _shuffled_dice(seen, synthetic, seed)  # [N, 2]
     measures = []
@@ -57,13 +58,6 @@ def mask_fit(
             n = int(np.isfinite(dice[chosen, channel]).sum())
             measures.append({"mask": mask, "label": label, **of_label, **of_real, **of_shuffled, "n": n})
     return {"measures": measures}
-
-
-@torch.no_grad()
-def predicted_masks(segmenter: nn.Module, cases: Cases, device: str | torch.device = "cpu") -> torch.Tensor:
-    """What the segmenter sees: bool `[N, 2, H, W]`, anatomy and lesion."""
-    segmenter = segmenter.to(device).eval()
-    return torch.cat([(segmenter(batch.to(device)) > 0).cpu() for batch in cases.radiographs.split(BATCH_SIZE)])
 
 
 def _dice(one: torch.Tensor, two: torch.Tensor) -> np.ndarray:
