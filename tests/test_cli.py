@@ -102,7 +102,7 @@ def test_missing_package_is_named(monkeypatch, capsys):
 
     monkeypatch.setattr(cli, "_check", without_skimage)
     assert cli.main(["check", "x"]) == 1
-    assert "'skimage.measure' is missing; install diffusers-macdm[train]" in capsys.readouterr().err
+    assert "'skimage.measure' is missing; install diffusers-macdm[train,eval]" in capsys.readouterr().err
 
 
 def test_phantom_then_check(tmp_path, capsys):

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.name is None or error.name.partition(".")[0] == __package__:
             raise
         print(
-            f"macdm {args.command}: the package {error.name!r} is missing; install diffusers-macdm[train].",
+            f"macdm {args.command}: the package {error.name!r} is missing; install diffusers-macdm[train,eval].",
             file=sys.stderr,
         )
         return 1
@@ -410,8 +410,10 @@ def add_evaluate(subparsers) -> None:
         metavar="F",
         nargs="+",
         default=[],
-        help="filters of the synthetic pairs, each compared with none at ratio 1: classifier, segmenter, both",
+        help="filters of the synthetic pairs, each compared with none at ratio 1: classifier, segmenter, both (trained on real "
+        "cases), network (the model's own image -> masks, with --model)",
     )
+    parser.add_argument("--model", metavar="MODEL", help="the model that made the pairs, for the filter 'network'")
     parser.add_argument(
         "--folds", metavar="K", type=int, help="test the held-out cases (validation and test) in turn, by patient"
     )
@@ -461,6 +463,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         ratios=args.ratios,
         arms=args.arms,
         filters=args.filters,
+        model=args.model,
         folds=args.folds,
         leave_one_site_out=args.leave_one_site_out,
         samples_per_class=args.samples_per_class,

@@ -5,9 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tiny_models import tiny_pipeline
 
 from diffusers_macdm.evaluation.cases import Cases
-from diffusers_macdm.evaluation.filters import dice_thresholds, filtered
+from diffusers_macdm.evaluation.downstream import predict_masks
+from diffusers_macdm.evaluation.filters import MaskSampler, agrees_with_label, dice_of_masks, reaches, thresholds_of
 
 
 class BrightnessClassifier(torch.nn.Module):
@@ -55,20 +57,38 @@ SYNTHETIC = cases(pair(1, True, 9), pair(1, False, 9), pair(1, True, 3), pair(0,
 
 
 def test_thresholds_are_what_95_percent_of_real_pairs_reach():
-    found = dice_thresholds(ThresholdSegmenter(), REAL)
+    found = thresholds_of(dice_of_masks(ThresholdSegmenter(), REAL))
     # The bright corner counts as lesion and anatomy of the film: 10 pixels of mask, 11 of prediction.
     assert found["lesion"] == pytest.approx(np.quantile([2 * overlap / 21 for overlap in (4, 6, 8, 10)], 0.05))
     assert found["anatomy"] == pytest.approx(np.quantile([200 / 201] * 4 + [1], 0.05))
-    assert dice_thresholds(ThresholdSegmenter(), REAL.select([4]))["lesion"] == 0
+    assert thresholds_of(dice_of_masks(ThresholdSegmenter(), REAL.select([4])))["lesion"] == 0
 
 
-@pytest.mark.parametrize("name, expected", [("classifier", [0, 2, 3]), ("segmenter", [0, 1, 3, 4]), ("both", [0, 3])])
-def test_what_a_filter_keeps(name, expected):
-    segmenter = ThresholdSegmenter()
-    found = filtered(name, SYNTHETIC, BrightnessClassifier(), segmenter, dice_thresholds(segmenter, REAL))
-    assert found.names == SYNTHETIC.select(expected).names
+def test_what_a_filter_keeps():
+    assert agrees_with_label(BrightnessClassifier(), SYNTHETIC).tolist() == [True, False, True, True, False]
+    found = dice_of_masks(ThresholdSegmenter(), SYNTHETIC)
+    assert found["lesion"] == pytest.approx([18 / 21, 18 / 20, 6 / 21, np.nan, np.nan], nan_ok=True)
+    thresholds = {"anatomy": 0.9, "lesion": 0.5}
+    assert reaches(found, thresholds).tolist() == [True, True, False, True, True]
+    assert not reaches(found, {"anatomy": 1.1, "lesion": 0.0}).any()
 
 
-def test_an_unknown_filter_is_refused():
-    with pytest.raises(ValueError, match="filter 'all' is not allowed"):
-        filtered("all", SYNTHETIC, BrightnessClassifier(), ThresholdSegmenter(), {})
+def test_a_lesion_that_only_the_label_knows_does_not_pass():
+    samples = SYNTHETIC.joint_samples.clone()
+    samples[0, 2] = -1.0
+    found = dice_of_masks(ThresholdSegmenter(), Cases.of(samples, SYNTHETIC.class_labels))
+    assert found["lesion"][0] == 0 and not reaches(found, {"anatomy": 0.0, "lesion": 0.1})[0]
+
+
+def test_masks_of_the_generative_model_itself():
+    """What the pipeline gives for one radiograph, whatever stands beside it in the batch."""
+    pipe = tiny_pipeline()
+    masks = predict_masks(MaskSampler(pipe), SYNTHETIC)
+    for index in (0, 3):
+        generator = torch.Generator().manual_seed(0)
+        image = SYNTHETIC.radiographs[index : index + 1] / 2 + 0.5
+        alone = pipe(image=image, num_inference_steps=25, generator=[generator], output_type="np")
+        for channel, expected in enumerate((alone.anatomy_masks, alone.lesion_masks)):
+            assert np.array_equal(masks[index, channel], expected.reshape(16, 16) > 0)
+    larger = torch.nn.functional.interpolate(SYNTHETIC.joint_samples, (32, 32))
+    assert predict_masks(MaskSampler(pipe), Cases.of(larger, SYNTHETIC.class_labels)).shape == (5, 2, 32, 32)

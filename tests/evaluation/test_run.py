@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from tiny_models import tiny_pipeline
 
 from diffusers_macdm.data.phantom import write_phantom
 from diffusers_macdm.evaluation import run
@@ -116,6 +117,8 @@ def test_an_interrupted_evaluation_goes_on_and_ends_with_the_same_numbers(launch
 
 
 def test_folds_sites_filters_and_few_seeds(sets, tmp_path):
+    model = tmp_path / "model"
+    tiny_pipeline().save_pretrained(model)
     result = evaluate(
         *sets,
         tmp_path / "out",
@@ -124,7 +127,8 @@ def test_folds_sites_filters_and_few_seeds(sets, tmp_path):
         tasks=["diagnosis"],
         arms=["real_only"],
         ratios=[1],
-        filters=["classifier", "segmenter"],
+        filters=["classifier", "segmenter", "network"],
+        model=model,
         folds=2,
         leave_one_site_out=True,
         skip_realism=True,
@@ -145,6 +149,7 @@ def test_what_is_not_allowed_is_said_before_any_work(sets, tmp_path):
         ({"arms": ["real"]}, "arm 'real' is not allowed: real_only"),
         ({"tasks": ["detection"]}, "task 'detection'"),
         ({"filters": ["human"]}, "filter 'human'"),
+        ({"filters": ["network"]}, "--model"),
         ({"seeds": [0, 0]}, "seeds"),
         ({"ratios": [-1]}, "ratio -1"),
         ({"steps": 0}, "steps=0"),

@@ -1,64 +1,78 @@
-"""Filters of synthetic pairs: what networks that were trained on real cases alone do not agree with is dropped."""
+"""Filters of synthetic pairs: what another opinion does not agree with is dropped.
+
+The opinions are a diagnosis classifier and a segmenter that were trained on real cases alone, and the generative model's own
+masks of the finished radiograph (image -> masks).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from .cases import Cases
 from .downstream import predict_masks, predict_probabilities
 from .metrics import dice_per_case
 
 
-CLASSIFIER, SEGMENTER, BOTH = "classifier", "segmenter", "both"
-FILTERS = (CLASSIFIER, SEGMENTER, BOTH)
+if TYPE_CHECKING:
+    from ..macdm.pipeline import MaCDMPipeline
+
+CLASSIFIER, SEGMENTER, BOTH, NETWORK = "classifier", "segmenter", "both", "network"
+FILTERS = (CLASSIFIER, SEGMENTER, BOTH, NETWORK)
 QUANTILE = 0.05  # of the real pairs would be dropped, too
+MASK_STEPS = 25  # from noise to masks
+
+DicePerMask = Mapping[str, np.ndarray]  # "anatomy", "lesion" -> float64 [N]
 
 
-def kept_by_classifier(classifier: torch.nn.Module, synthetic: Cases) -> np.ndarray:
+def agrees_with_label(classifier: torch.nn.Module, cases: Cases) -> np.ndarray:
     """bool `[N]`: the diagnosis classifier finds the pair's own label the most probable one."""
-    return predict_probabilities(classifier, synthetic).argmax(axis=1) == synthetic.class_labels.numpy()
+    return predict_probabilities(classifier, cases).argmax(axis=1) == cases.class_labels.numpy()
 
 
-def dice_thresholds(segmenter: torch.nn.Module, real: Cases) -> dict[str, float]:
-    """Of `anatomy` and `lesion`: the Dice that 95 % of real pairs reach, between their masks and what the segmenter sees.
+def dice_of_masks(network: torch.nn.Module, cases: Cases) -> DicePerMask:
+    """Dice between the masks of each pair and what a network sees in its radiograph.
 
-    Args:
-        real: pairs that did not train the segmenter. 0 for a mask that none of them has.
+    nan for the lesion of a normal pair: a lesion seen in a normal film is the classifier's business. 0 where the label or the
+    mask says that there is something and the other one of pair and network has nothing.
     """
-    found = _dice(segmenter, real)
-    defined = {name: values[~np.isnan(values)] for name, values in found.items()}
+    predicted, own = predict_masks(network, cases), cases.masks.numpy()
+    anatomy, lesion = (np.nan_to_num(dice_per_case(predicted[:, mask], own[:, mask])) for mask in (0, 1))
+    return {"anatomy": anatomy, "lesion": np.where(cases.has_lesion.numpy(), lesion, np.nan)}
+
+
+def thresholds_of(real: DicePerMask) -> dict[str, float]:
+    """The Dice that 95 % of real pairs reach, by mask; 0 where none of them has it. The network must not have seen them."""
+    defined = {name: values[~np.isnan(values)] for name, values in real.items()}
     return {name: float(np.quantile(values, QUANTILE)) if len(values) else 0.0 for name, values in defined.items()}
 
 
-def kept_by_segmenter(segmenter: torch.nn.Module, synthetic: Cases, thresholds: dict[str, float]) -> np.ndarray:
-    """bool `[N]`: each mask that the pair has agrees with what the segmenter sees at least as well as the threshold says."""
-    found = _dice(segmenter, synthetic)
-    return np.logical_and.reduce([np.isnan(found[name]) | (found[name] >= thresholds[name]) for name in found])
+def reaches(synthetic: DicePerMask, thresholds: Mapping[str, float]) -> np.ndarray:
+    """bool `[N]`: each mask that the pair should have is at least as good as the threshold says."""
+    return np.logical_and.reduce([np.isnan(values) | (values >= thresholds[name]) for name, values in synthetic.items()])
 
 
-def _dice(segmenter: torch.nn.Module, cases: Cases) -> dict[str, np.ndarray]:
-    """Of each mask, nan for pairs that have none: a lesion seen in a normal film is the classifier's business."""
-    predicted, own = predict_masks(segmenter, cases), cases.masks.numpy()
-    return {
-        name: np.where(own[:, mask].any(axis=(1, 2)), dice_per_case(predicted[:, mask], own[:, mask]), np.nan)
-        for mask, name in enumerate(("anatomy", "lesion"))
-    }
+class MaskSampler(torch.nn.Module):
+    """A pipeline's image -> masks in the form of a segmenter: `[B, 1, H, W]` in [-1, 1] to `[B, 2, H, W]`, positive inside.
 
-
-def filtered(
-    name: str, synthetic: Cases, classifier: torch.nn.Module, segmenter: torch.nn.Module, thresholds: dict[str, float]
-) -> Cases:
-    """The pairs that a filter keeps.
-
-    Raises:
-        ValueError: for a filter that there is not.
+    Radiographs are resampled to the pipeline's size and masks back. The noise is the same for every radiograph.
     """
-    if name not in FILTERS:
-        raise ValueError(f"filter {name!r} is not allowed: {', '.join(FILTERS)}.")
-    kept = np.ones(len(synthetic), dtype=bool)
-    if name in (CLASSIFIER, BOTH):
-        kept &= kept_by_classifier(classifier, synthetic)
-    if name in (SEGMENTER, BOTH):
-        kept &= kept_by_segmenter(segmenter, synthetic, thresholds)
-    return synthetic.select(np.flatnonzero(kept))
+
+    def __init__(self, pipe: MaCDMPipeline):
+        super().__init__()
+        self.unet = pipe.unet
+        self._pipe = pipe
+
+    def forward(self, radiographs: torch.Tensor) -> torch.Tensor:
+        size, side = radiographs.shape[-1], self.unet.config.sample_size
+        images = radiographs if size == side else F.interpolate(radiographs, (side, side), mode="bicubic", antialias=True)
+        generators = [torch.Generator().manual_seed(0) for _ in images]
+        out = self._pipe(
+            image=(images / 2 + 0.5).clamp(0, 1), num_inference_steps=MASK_STEPS, generator=generators, output_type="pt"
+        )
+        masks = torch.cat([out.anatomy_masks, out.lesion_masks], dim=1).float()  # [B, 2, side, side] of 0 and 1
+        return (masks if size == side else F.interpolate(masks, (size, size), mode="area")) - 0.5

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from ..data.augmentation import PairAugmentation
-from ..pretrained import own_version
+from ..pretrained import load_pipeline, own_version
 from .arms import CONTROLS, RATIOS, REAL_ONLY, Arm, build_arms, filter_name, ratio_name, stages_of, why_not
 from .cases import Cases
 from .downstream import (
@@ -38,7 +38,18 @@ from .downstream import (
     train_segmenter,
 )
 from .endpoints import ENDPOINTS, MIN_SEEDS, PRIMARY, Measurements, TestSet, conclude
-from .filters import FILTERS, dice_thresholds, filtered
+from .filters import (
+    BOTH,
+    CLASSIFIER,
+    FILTERS,
+    NETWORK,
+    SEGMENTER,
+    MaskSampler,
+    agrees_with_label,
+    dice_of_masks,
+    reaches,
+    thresholds_of,
+)
 from .networks import diagnosis_classifier, segmenter
 from .rounds import Round, load_real, load_synthetic, make_rounds, make_site_rounds, refuse_leaks
 
@@ -98,6 +109,7 @@ def evaluate(
     ratios: Sequence[float] = RATIOS,
     arms: Sequence[str] | None = None,
     filters: Sequence[str] = (),
+    model: str | Path | None = None,
     folds: int | None = None,
     leave_one_site_out: bool = False,
     samples_per_class: Sequence[int] | None = None,
@@ -125,6 +137,7 @@ def evaluate(
         ratios: synthetic pairs for each real training case.
         arms: names of the arms (`arms.build_arms`); all when None.
         filters: of `filters.FILTERS`; each is compared with no filter at ratio 1.
+        model: the model that made the pairs, for the filter "network".
         folds: cross-validation over the held-out cases by patient.
         leave_one_site_out: also test each site without having trained on it.
         samples_per_class: restrict the real training cases (see `rounds.load_real`).
@@ -148,6 +161,10 @@ def evaluate(
     _check_numbers(size=(size, 8), num_resamples=(num_resamples, 1))
     _check_names("task", tasks, TASKS)
     _check_names("filter", filters, FILTERS)
+    if (NETWORK in filters) != (model is not None):
+        raise ValueError(
+            f"The filter {NETWORK!r} and the model that made the pairs (--model) go together: give both or neither."
+        )
     if len(set(seeds)) < len(seeds) or not seeds or min(seeds) < 0:
         raise ValueError(f"seeds {list(seeds)} are not allowed: different numbers from 0 on are needed.")
     all_arms = build_arms({*ratios, 1.0} if filters else ratios, filters)
@@ -160,6 +177,7 @@ def evaluate(
     widths = {DIAGNOSIS: classifier_width, SEGMENTATION: segmenter_width}
     budgets = {task: Budget(steps, batch_size, LEARNING_RATES[task], validate_every, widths[task]) for task in TASKS}
     _refuse_foreign(out)
+    mask_sampler = None if model is None else _mask_sampler(model, device)
 
     splits = load_real(real, size, samples_per_class)
     made = load_synthetic(synthetic, size, splits["train"])
@@ -180,6 +198,7 @@ def evaluate(
         "budgets": {task: asdict(budgets[task]) for task in tasks},
         "arms": [arm.name for arm in chosen_arms],
         "filters": list(filters),
+        "model": None if model is None else str(model),
         "folds": folds,
         "leave_one_site_out": leave_one_site_out,
         "samples_per_class": None if samples_per_class is None else list(samples_per_class),
@@ -196,13 +215,20 @@ def evaluate(
             "Where nothing records which cases trained the model behind the synthetic set, they were taken for others than the "
             "held-out ones (--allow-unrecorded)."
         )
+    one_class = [part.name for part in rounds if len(set(part.validation.has_lesion.tolist())) < 2]
+    if one_class:
+        notes.append(
+            f"The validation cases of {', '.join(one_class)} are of one class: there, the log-loss chose the state of the "
+            "classifier, and a case counts as a lesion from a probability of 0.5 on."
+        )
     if len(seeds) < MIN_SEEDS:
         notes.append(f"Only {len(seeds)} of {MIN_SEEDS} seeds: chance in the training is not measured, and no claim is made.")
     if site_rounds:
         notes.append("The generator was trained with cases of all sites, also of the one that is left out of the rest.")
 
     reference = _Reference(out / REFERENCE, splits["train"], training, seeds[0], progress)
-    jobs, kept = _plan(rounds, site_rounds, chosen_arms, tasks, filters, reference, notes)
+    sets, kept = _filter_pairs(rounds, filters, reference, mask_sampler)
+    jobs = _plan(rounds, site_rounds, chosen_arms, tasks, sets, notes)
     runs = _run_all(out, jobs, seeds, training, progress)
     result = _summary(runs, rounds, site_rounds, chosen_arms, tasks, num_resamples, str(real))
     result["filters"] = _compare_filters(kept, result.pop("measurements"), tasks)
@@ -229,22 +255,44 @@ class _Job:
     synthetic: Cases  # filtered where the arm says so
 
 
-def _plan(rounds, site_rounds, arms: Sequence[Arm], tasks, filters, reference: _Reference, notes: list[str]):
-    """The trainings of all rounds but for the seeds, and how many pairs each filter keeps and drops in each round.
+def _mask_sampler(model: str | Path, device: torch.device) -> MaskSampler:
+    pipe = load_pipeline(model).to(device)
+    pipe.set_progress_bar_config(disable=True)
+    return MaskSampler(pipe)
+
+
+def _filter_pairs(rounds: Sequence[Round], filters: Sequence[str], reference: _Reference, mask_sampler: MaskSampler | None):
+    """The pairs that each filter leaves in each round, `(round, filter)` -> pairs, and by filter how many it keeps and drops.
+
+    The thresholds are those of the round's validation cases; no test case has a say.
+    """
+    sets = {(part.name, "none"): part.synthetic for part in rounds}
+    kept: dict[str, list[tuple[int, int]]] = {name: [] for name in filters}
+    made = rounds[0].synthetic  # the same in all of them
+    agrees, networks = np.ones(len(made), dtype=bool), {}
+    if {CLASSIFIER, BOTH} & set(filters):
+        agrees = agrees_with_label(reference.network(DIAGNOSIS), made)
+    if {SEGMENTER, BOTH} & set(filters):
+        networks[SEGMENTER] = reference.network(SEGMENTATION)
+    if NETWORK in filters:
+        networks[NETWORK] = mask_sampler
+    found = {name: dice_of_masks(network, made) for name, network in networks.items()}
+    for part in rounds:
+        thresholds = {name: thresholds_of(dice_of_masks(network, part.validation)) for name, network in networks.items()}
+        fits = {name: reaches(found[name], thresholds[name]) for name in networks}
+        left = {CLASSIFIER: agrees, **fits, BOTH: agrees & fits.get(SEGMENTER, agrees)}
+        for name in filters:
+            sets[part.name, name] = made.select(np.flatnonzero(left[name]))
+            kept[name].append((int(left[name].sum()), int((~left[name]).sum())))
+    return sets, kept
+
+
+def _plan(rounds, site_rounds, arms: Sequence[Arm], tasks, sets: dict[tuple[str, str], Cases], notes: list[str]) -> list[_Job]:
+    """The trainings of all rounds but for the seeds.
 
     An arm is either in all rounds of the evaluation or in none of them; what is left out is noted.
     """
-    jobs, kept = [], {name: [] for name in filters}
-    sets: dict[tuple[str, str], Cases] = {}
-    for part in rounds:
-        sets[part.name, "none"] = part.synthetic
-        if filters:
-            thresholds = dice_thresholds(reference.network(SEGMENTATION), part.validation)
-        for name in filters:
-            networks = (reference.network(DIAGNOSIS), reference.network(SEGMENTATION))
-            sets[part.name, name] = filtered(name, part.synthetic, *networks, thresholds)
-            left = len(sets[part.name, name])
-            kept[name].append((left, len(part.synthetic) - left))
+    jobs = []
     for arm in arms:
         reasons = [why_not(arm, part.train, sets[part.name, arm.filter]) for part in rounds]
         reason = next(filter(None, reasons), None)
@@ -258,7 +306,7 @@ def _plan(rounds, site_rounds, arms: Sequence[Arm], tasks, filters, reference: _
                 jobs += [_Job(part, task, arm, part.synthetic) for task in tasks]
             else:
                 notes.append(f"Without {part.name}: {reason}")
-    return jobs, kept
+    return jobs
 
 
 def _run_all(out: Path, jobs: Sequence[_Job], seeds: Sequence[int], training: Training, progress: bool) -> dict:
