@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 LFS_SUFFIXES = (".safetensors", ".parquet", ".bin")
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {size}\n"
-TYPES = {"models": "model", "datasets": "dataset"}
+TYPES = {"models": "model", "datasets": "dataset", "spaces": "space"}
 
 
 def git_hash(content: bytes) -> str:
@@ -258,16 +258,16 @@ class _HubHandler(_Handler):
         ("GET", r"/api/whoami-v2", "whoami"),
         ("POST", r"/api/repos/create", "create_repo"),
         ("POST", r"/api/validate-yaml", "validate_yaml"),
-        ("GET", rf"/api/(?P<types>models|datasets)/{REPO}(/revision/(?P<revision>[^/]+))?", "info"),
-        ("GET", rf"/api/(?P<types>models|datasets)/{REPO}/refs", "refs"),
-        ("GET", rf"/api/(?P<types>models|datasets)/{REPO}/tree/(?P<revision>[^/]+)(/(?P<path>.*))?", "tree"),
-        ("POST", rf"/api/(?P<types>models|datasets)/{REPO}/paths-info/(?P<revision>[^/]+)", "paths_info"),
-        ("POST", rf"/api/(?P<types>models|datasets)/{REPO}/preupload/(?P<revision>[^/]+)", "preupload"),
-        ("POST", rf"/api/(?P<types>models|datasets)/{REPO}/commit/(?P<revision>[^/]+)", "commit"),
-        ("POST", rf"/api/(?P<types>models|datasets)/{REPO}/branch/(?P<name>[^/]+)", "create_branch"),
-        ("POST", rf"/api/(?P<types>models|datasets)/{REPO}/tag/(?P<revision>[^/]+)", "create_tag"),
-        ("POST", rf"/(?P<types>datasets/)?{REPO}\.git/info/lfs/objects/batch", "lfs_batch"),
-        ("GET|HEAD", rf"/(?P<types>datasets/)?{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", "resolve"),
+        ("GET", rf"/api/(?P<types>models|datasets|spaces)/{REPO}(/revision/(?P<revision>[^/]+))?", "info"),
+        ("GET", rf"/api/(?P<types>models|datasets|spaces)/{REPO}/refs", "refs"),
+        ("GET", rf"/api/(?P<types>models|datasets|spaces)/{REPO}/tree/(?P<revision>[^/]+)(/(?P<path>.*))?", "tree"),
+        ("POST", rf"/api/(?P<types>models|datasets|spaces)/{REPO}/paths-info/(?P<revision>[^/]+)", "paths_info"),
+        ("POST", rf"/api/(?P<types>models|datasets|spaces)/{REPO}/preupload/(?P<revision>[^/]+)", "preupload"),
+        ("POST", rf"/api/(?P<types>models|datasets|spaces)/{REPO}/commit/(?P<revision>[^/]+)", "commit"),
+        ("POST", rf"/api/(?P<types>models|datasets|spaces)/{REPO}/branch/(?P<name>[^/]+)", "create_branch"),
+        ("POST", rf"/api/(?P<types>models|datasets|spaces)/{REPO}/tag/(?P<revision>[^/]+)", "create_tag"),
+        ("POST", rf"/(?P<types>datasets/|spaces/)?{REPO}\.git/info/lfs/objects/batch", "lfs_batch"),
+        ("GET|HEAD", rf"/(?P<types>datasets/|spaces/)?{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", "resolve"),
     ]
 
     def respond(self, path: str, token: str | None):
@@ -312,10 +312,13 @@ class _HubHandler(_Handler):
         if owner not in self.namespaces:
             raise Refused(403, "You don't have the rights to create a repository under this namespace")
         repo_type, repo_id = request.get("type") or "model", f"{owner}/{request['name']}"
+        if repo_type == "space" and not request.get("sdk"):
+            raise Refused(400, "a Space needs an sdk")
         if (repo_type, repo_id) in self.hub.repos:
             raise Refused(409, "You already created this repo")
         self.hub.create(repo_id, repo_type, request.get("visibility") == "private" or bool(request.get("private")))
-        return self._json({"url": f"{self.hub.url}/{'datasets/' * (repo_type == 'dataset')}{repo_id}", "id": repo_id})
+        prefix = "" if repo_type == "model" else f"{repo_type}s/"
+        return self._json({"url": f"{self.hub.url}/{prefix}{repo_id}", "id": repo_id})
 
     def validate_yaml(self):
         content = json.loads(self.body)["content"]

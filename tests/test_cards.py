@@ -20,6 +20,7 @@ from tiny_models import TINY_CLASSIFIER, TINY_UNET, tiny_pipeline
 
 from diffusers_macdm.cards import check_card, dataset_card, model_card, model_card_files, wilson_interval
 from diffusers_macdm.data.phantom import write_phantom
+from diffusers_macdm.metrics import METRICS
 from diffusers_macdm.synthesis import generate
 
 
@@ -426,7 +427,7 @@ def test_filled_card_agrees_with_the_recorded_demo():
     assert (ROOT / "model_cards" / picture).is_file()
 
 
-def test_installed_wheel_has_the_templates(model, tmp_path):
+def test_installed_wheel_has_the_templates_and_metrics(model, tmp_path):
     pytest.importorskip("setuptools", minversion="77.0.3")
     source = tmp_path / "source"
     for name in ("src", "model_cards"):
@@ -439,6 +440,9 @@ def test_installed_wheel_has_the_templates(model, tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "installed")
+    metrics = tmp_path / "installed" / "diffusers_macdm" / "metrics"
+    for name in METRICS:
+        assert {f"{name}.py", "README.md", "requirements.txt"} <= {path.name for path in (metrics / name).iterdir()}
     shutil.rmtree(source)
     code = "import sys; from diffusers_macdm import cards; print(cards.__file__); print(cards.model_card(*sys.argv[1:]))"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}

@@ -30,7 +30,7 @@ LAYERS = (
     ("", "cli", "__main__"),
     ("hub",),
     ("sweep",),
-    ("comparison",),
+    ("comparison", "metrics"),
     ("evaluation",),
     ("cards", "synthesis", "audit", "pretrained", "sweep_report", "single_file", "conversion"),
     ("contact_sheet", "page", "plots"),
@@ -41,7 +41,10 @@ LAYERS = (
 )
 BASE_DEPENDENCIES = {"torch", "diffusers", "safetensors", "huggingface_hub", "jinja2", "pillow", "numpy"}
 # Modules that belong to an extra and may import its packages at the top; all others import them where they are used.
-EXTRA_MODULES: dict[str, set[str]] = {}
+EXTRA_MODULES = {
+    f"metrics.{name}.{name}": {"datasets", "evaluate"}
+    for name in ("balanced_accuracy", "dice", "hausdorff95", "roc_auc", "sensitivity", "specificity")
+}
 TRANSITIVE = {"tqdm"}  # huggingface_hub depends on it and shows its own progress with it
 IMPORT_NAMES = {"pillow": "PIL"}  # where it differs from the distribution's name
 

@@ -55,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_sweep,
         add_push,
         add_push_dataset,
+        add_push_metric,
     ):
         add_command(subparsers)
     return parser
@@ -285,20 +286,54 @@ def _push_dataset(args: argparse.Namespace) -> int:
     return 0
 
 
-def _add_hub_arguments(parser: argparse.ArgumentParser) -> None:
+def add_push_metric(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "push-metric",
+        help="publish a metric on the Hub",
+        description="Publish a metric of this package as a Space of the Hub, by one commit, for `evaluate.load`. A new Space "
+        "is private.",
+    )
+    parser.add_argument(
+        "metric", metavar="NAME", help="dice, sensitivity, specificity, balanced_accuracy, roc_auc or hausdorff95"
+    )
+    _add_repository_arguments(parser)
+    parser.set_defaults(run=_push_metric)
+
+
+def _push_metric(args: argparse.Namespace) -> int:
+    from .hub import push_metric
+
+    push = push_metric(
+        args.metric,
+        args.repo,
+        private=not args.public,
+        revision=args.revision,
+        tag=args.tag,
+        token=args.token,
+        dry_run=args.dry_run,
+    )
+    _print_push(push, args)
+    return 0
+
+
+def _add_repository_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("repo", metavar="REPO", help="repository, owner/name; created when it is not there")
     parser.add_argument("--public", action="store_true", help="a new repository is public, and an old one may be")
     parser.add_argument("--tag", metavar="T", help="name of this version; a tag is never moved")
     parser.add_argument("--revision", metavar="BRANCH", help="branch to push to (default: main)")
-    parser.add_argument("--license", metavar="L", help="for the card, as the Hub spells it: cc-by-4.0, apache-2.0, ...")
     parser.add_argument("--token", help="of the Hub; better: `hf auth login` or the variable HF_TOKEN")
+    parser.add_argument("--dry-run", action="store_true", help="list what would be published and ask nobody")
+
+
+def _add_hub_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_repository_arguments(parser)
+    parser.add_argument("--license", metavar="L", help="for the card, as the Hub spells it: cc-by-4.0, apache-2.0, ...")
     parser.add_argument(
         "--image-digests",
         action="store_true",
         help="also publish the SHA-256 of each training radiograph, for the leak guard: whoever holds a film can tell that it "
         "is among them",
     )
-    parser.add_argument("--dry-run", action="store_true", help="list what would be published and ask nobody")
 
 
 def _print_push(push, args: argparse.Namespace) -> None:

@@ -1,4 +1,5 @@
-"""Publishing on the Hugging Face Hub: a trained pipeline (`macdm push`) and a synthetic set (`macdm push-dataset`).
+"""Publishing on the Hugging Face Hub: a trained pipeline (`macdm push`), a synthetic set (`macdm push-dataset`), a metric
+(`macdm push-metric`).
 
 A push is *one* commit on top of what was found there: it adds what is new, and deletes what an earlier push has left and
 this one no longer has (the shards of a larger model, say). Until that commit a reader sees the old revision, and a push that
@@ -53,6 +54,7 @@ from .data.check import METADATA, SPLITS, inspect_dataset
 from .data.loading import IMAGE_COLUMNS, OPTIONAL_COLUMNS, PROVENANCE_COLUMNS, REQUIRED_COLUMNS
 from .hub_errors import TRANSPORT_ERROR
 from .macdm import MaCDMPipeline
+from .metrics import metric_folder
 from .provenance import digests_alone
 from .synthesis import CONTACT_SHEET_FILE, SETTINGS_FILE, SUMMARY_FILE, load_pipeline
 
@@ -296,13 +298,61 @@ def push_dataset(
     return Push(files=sorted(files), left_out=left_out, notes=notes + more, **done)
 
 
+def push_metric(
+    name: str,
+    repo_id: str,
+    *,
+    private: bool = True,
+    revision: str | None = None,
+    tag: str | None = None,
+    token: str | None = None,
+    dry_run: bool = False,
+) -> Push:
+    """Publish a metric as a Space, so that `evaluate.load(repo_id)` loads it where this package is installed.
+
+    The script gets the name of the repository, by which `evaluate` looks for it. Nothing that lies there is deleted.
+
+    Args:
+        name: of `metrics.METRICS`.
+        repo_id, private, revision, tag, token, dry_run: as in `push_model`.
+
+    Returns:
+        [`Push`].
+
+    Raises:
+        ValueError: for a name that is no metric, and a repository whose name cannot be that of a script.
+        PermissionError, FileExistsError, ConnectionError: as in `push_model`.
+    """
+    folder = metric_folder(name)
+    _check_repo_id(repo_id)
+    script = repo_id.split("/")[1]
+    if "." in script:
+        raise ValueError(f"{repo_id}: `evaluate` cannot load a metric from a repository with a dot in its name.")
+    files: dict[str, Path | bytes] = {path: folder / path for path in (CARD, "requirements.txt")}
+    files[f"{script}.py"] = folder / f"{name}.py"
+    if dry_run:
+        return Push(repo_id, sorted(files))
+    done = _publish(
+        files,
+        repo_id,
+        repo_type="space",
+        is_ours=lambda path: False,
+        private=private,
+        revision=revision,
+        tag=tag,
+        token=token,
+        message=f"Upload metric {name}" + (f", {tag}" if tag else ""),
+    )
+    return Push(files=sorted(files), **done)
+
+
 def create_repository(repo_id: str, *, private: bool = True, repo_type: str = "model", token: str | None = None) -> str:
     """Make sure that one can push to a repository: create it where it is missing.
 
     Args:
         repo_id: `owner/name`, or a name in the namespace of the token.
         private: whether a new repository is private. True refuses one that is public.
-        repo_type: "model" or "dataset".
+        repo_type: "model", "dataset" or "space" (of a metric, which `evaluate` looks for there).
         token: of the Hub; None takes that of `hf auth login` or HF_TOKEN.
 
     Returns:
@@ -321,7 +371,8 @@ def create_repository(repo_id: str, *, private: bool = True, repo_type: str = "m
         try:
             is_private = api.repo_info(repo_id, repo_type=repo_type).private
         except RepositoryNotFoundError:
-            api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
+            sdk = "gradio" if repo_type == "space" else None  # that of evaluate's metrics
+            api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk)
             is_private = api.repo_info(repo_id, repo_type=repo_type).private
     if private and not is_private:
         raise ValueError(

@@ -141,7 +141,10 @@ def _labels(predictions, references) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _zeros_and_ones(values, name: str) -> np.ndarray:
-    values = np.asarray(values)
+    try:
+        values = np.asarray(values)
+    except ValueError as error:  # lists of different lengths
+        raise ValueError(f"{name} are of different sizes: all must be alike.") from error
     if values.dtype == bool:
         return values
     is_one = values == 1

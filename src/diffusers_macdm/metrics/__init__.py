@@ -1,0 +1,59 @@
+"""Metrics with intervals as modules of `evaluate`, which load without a network.
+
+    dice = load_metric("dice")
+    dice.compute(predictions=masks, references=masks_of_the_radiologist, patient_ids=ids)
+
+Each is a folder with a script that `evaluate.load` takes by its path, too, and that `macdm push-metric` publishes as a Space of
+the Hub. The numbers come from `evaluation/metrics.py`, the intervals from `evaluation/intervals.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..evaluation.intervals import Statistic, patient_bootstrap
+
+
+METRICS = ("balanced_accuracy", "dice", "hausdorff95", "roc_auc", "sensitivity", "specificity")
+
+
+def metric_folder(name: str) -> Path:
+    """The folder of a metric's script, card and requirements.
+
+    Raises:
+        ValueError: for a name that is none.
+    """
+    if name not in METRICS:
+        raise ValueError(f"{name!r} is no metric of this package: {', '.join(METRICS)}.")
+    return Path(__file__).parent / name
+
+
+def load_metric(name: str):
+    """The `evaluate.Metric` of this name.
+
+    Raises:
+        ValueError: for a name that is none.
+    """
+    import evaluate
+
+    return evaluate.load(str(metric_folder(name)))
+
+
+def compute_with_interval(
+    name: str, statistic: Statistic, num_cases: int, patient_ids: Sequence | None, num_resamples: int, seed: int
+) -> dict:
+    """What a metric's `compute` returns: its value, the 95 % interval over patients, and their number.
+
+    Args:
+        statistic: as in `patient_bootstrap`.
+        patient_ids: of each case; each case is a patient of its own when None.
+
+    Raises:
+        ValueError: where there is not one patient id for each case, and as `patient_bootstrap`.
+    """
+    ids = range(num_cases) if patient_ids is None else list(patient_ids)
+    if len(ids) != num_cases:
+        raise ValueError(f"{len(ids)} patient_ids for {num_cases} cases: one for each case is needed.")
+    estimate = patient_bootstrap(statistic, ids, num_resamples=num_resamples, seed=seed).to_dict()
+    return {name: estimate["value"], "interval": estimate["interval"], "num_patients": estimate["num_patients"]}
