@@ -520,8 +520,8 @@ def finding(weight: str, points: Sequence[dict]) -> dict:
         "verdict": verdict,
         "difference": difference,
         "interval": [low, high],
-        "sentence": f"{what} {verdict} by this run: the KID of {len(above)} trainings above is {difference:+.4f} from that of "
-        f"{len(below)} at or below it (95 % interval {low:+.4f} to {high:+.4f}; more is worse).",
+        "sentence": f"{what} {verdict} by this run: the KID of {len(above)} trainings above is {difference:+.3g} from that of "
+        f"{len(below)} at or below it (95 % interval {low:+.3g} to {high:+.3g}; more is worse).",
     }
 
 
@@ -539,8 +539,8 @@ def _lowest_kid(points: Sequence[dict]) -> list[str]:
         (value, interval, best), *others = sorted(kids)
         alike = [name for _, (low, _), name in others if low <= interval[1]]
         sentences.append(
-            f"{plain(parameter) if parameter else 'grid'}: the KID is smallest at {best} ({value:.4f}, 95 % interval "
-            f"{interval[0]:.4f} to {interval[1]:.4f})"
+            f"{plain(parameter) if parameter else 'grid'}: the KID is smallest at {best} ({value:.3g}, 95 % interval "
+            f"{interval[0]:.3g} to {interval[1]:.3g})"
             + (
                 f"; the intervals of {', '.join(alike)} overlap with it."
                 if alike

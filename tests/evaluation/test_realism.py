@@ -10,7 +10,7 @@ from torchmetrics.image.kid import poly_mmd
 
 from diffusers_macdm.evaluation.cases import Cases
 from diffusers_macdm.evaluation.features import FeatureExtractor
-from diffusers_macdm.evaluation.realism import Sample, _halves, covered, kid, realism, telling_apart
+from diffusers_macdm.evaluation.realism import Sample, _halves, covered, kid, quality, realism, telling_apart
 
 
 def gaussian(count, mean, seed, cases_per_patient=1):
@@ -109,6 +109,21 @@ def test_precision_and_recall_by_counting():
                         inside += 1
                         break
             assert covered(points, manifold, k) == pytest.approx(inside / len(points))
+
+
+def test_the_intervals_of_precision_and_recall_are_not_too_short():
+    """Nominal 95 %, of 20 draws; the mean of all draws stands for the true value."""
+    found = [quality(gaussian(40, shifted(0, 4), 2 * s), gaussian(60, shifted(1, 4), 2 * s + 1), s) for s in range(20)]
+    for name in ("precision", "recall"):
+        values = np.array([entry[name]["value"] for entry in found])
+        covering = [low <= values.mean() <= high for low, high in (entry[name]["interval"] for entry in found)]
+        half = np.mean([(high - low) / 2 for low, high in (entry[name]["interval"] for entry in found)])
+        assert sum(covering) >= 17 and 1.4 * values.std() < half < 6 * values.std()
+
+
+def test_no_interval_where_nothing_varies():
+    entry = quality(gaussian(40, shifted(0), 0), gaussian(40, shifted(100), 1))["precision"]
+    assert entry["value"] == 0 and entry["interval"] is None
 
 
 def test_precision_and_recall_tell_a_narrow_set_from_a_wide_one():

@@ -137,7 +137,10 @@ def kid(one: Sample, two: Sample) -> tuple[float, list[float] | None]:
 
     The interval is that of the jackknife that leaves out one patient of either set at a time: a bootstrap draws patients
     twice, and the pairs of a patient with itself are what is left out here. Where the two distributions are the same it
-    overestimates the variance, about twofold.
+    is too wide, by about a half.
+
+    The kernel is not scaled: values in different feature spaces (other extractors, a classifier trained anew) cannot be
+    compared, and images unlike anything that a small classifier knows may give very large ones.
 
     Returns:
         The value, nan where a set has fewer than two patients, and the interval, None there.
@@ -179,7 +182,8 @@ def _row_sums(rows: np.ndarray, columns: np.ndarray, codes: np.ndarray | None = 
 
 
 def jackknife_interval(value: float, leave_one_out: Sequence[np.ndarray]) -> list[float] | None:
-    """`value +- t SE`, where SE^2 is the sum over independent samples of `(G - 1) / G sum_g (theta_g - mean)^2`.
+    """`value +- t SE`, where SE^2 is the sum over independent samples of `(G - 1) / G sum_g (theta_g - mean)^2`; None where the
+    statistic does not vary, which is no proof that it could not.
 
     Args:
         leave_one_out: for each sample the statistic without its group g, `[G]`. The degrees of freedom of t are those of the
@@ -190,6 +194,8 @@ def jackknife_interval(value: float, leave_one_out: Sequence[np.ndarray]) -> lis
     if min(len(values) for values in leave_one_out) < 2 or not all(np.isfinite(values).all() for values in leave_one_out):
         return None
     variance = sum((len(values) - 1) / len(values) * ((values - values.mean()) ** 2).sum() for values in leave_one_out)
+    if variance == 0:
+        return None
     half = t.ppf((1 + LEVEL) / 2, min(len(values) for values in leave_one_out) - 1) * variance**0.5
     return [float(value - half), float(value + half)]
 
@@ -201,6 +207,7 @@ def jackknife_interval(value: float, leave_one_out: Sequence[np.ndarray]) -> lis
 def covered(points: np.ndarray, manifold: np.ndarray, neighbours: int = NEIGHBOURS) -> float:
     """Share of `points` `[N, D]` within reach of `manifold` `[M, D]`: nearer to one of its points than that one's k-th
     neighbour. Precision is that of synthetic points in the real manifold, recall that of real points in the synthetic one.
+    Points that are far from everything reach far, so that recall says little where precision is small.
 
     Returns:
         nan where there is no point, or the manifold has no k + 1 points.
@@ -233,7 +240,8 @@ def _halves(real: Sample, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
 def _matched_coverage(
     real: Sample, made: Sample, against: list[tuple[np.ndarray, np.ndarray]], coverage: Callable
 ) -> tuple[float, list[float] | None]:
-    """Mean of `coverage(real half, synthetic part)` over the halves, and its jackknife interval, within [0, 1]."""
+    """Mean of `coverage(real half, synthetic part)` over the halves, and its jackknife interval, within [0, 1]. It is
+    rather too wide, for the nearest neighbours change at once when a group is left out."""
     if not against:
         return float("nan"), None
 
