@@ -1,21 +1,29 @@
-# make test | slow-test | floor-test | lint | demo | benchmark-audit | single-file | clean
+# make test | slow-test | floor-test | lint | demo | experiments | benchmark-audit | single-file | clean
 #
 # Each target makes the virtual environment it needs (about two minutes, once) from the package registry alone.
 #   PYTHON    the interpreter to make it with: Python 3.11 or newer, for which constraints.txt pins every package
 #   TORCH     the torch build. The pinned release is the default; another one, say for the CUDA version of a GPU machine:
 #             make TORCH=torch==2.12.1 test           (a change of TORCH alone needs `make clean` first)
-#   DEMO_OUT  where `make demo` writes; an interrupted demo there is continued, anything else is refused
+#   DEMO_OUT, EXPERIMENTS_OUT
+#             where `make demo` and `make experiments` write; what was interrupted there is continued, anything else refused
+# The tests of the HTML pages open them in headless Chromium and are skipped without it. Debian: apt-get install chromium
+# With MACDM_SCREENSHOTS=DIR they keep their pictures there.
 PYTHON ?= python3
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 DEMO_OUT ?= runs/demo
+EXPERIMENTS_OUT ?= runs/experiments
 
 VENV := .venv
 PIP_INSTALL := bin/python -m pip install -qq --no-input --disable-pip-version-check
 
-.PHONY: demo test slow-test floor-test lint benchmark-audit single-file clean
+.PHONY: demo experiments test slow-test floor-test lint benchmark-audit single-file clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python pipelines/demo.py --output_dir $(DEMO_OUT)
+
+# evaluate, compare and sweep on the phantom, at small sizes; less than 30 minutes on 2 CPU cores.
+experiments: $(VENV)/.installed
+	$(VENV)/bin/python pipelines/experiments.py --output_dir $(EXPERIMENTS_OUT)
 
 test: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest -q -n auto --dist loadgroup -m "not slow"

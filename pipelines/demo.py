@@ -10,13 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import sys
-import time
 from pathlib import Path
 
-import torch
 from run_report import report
+from stages import Stages, launch
 
 from diffusers_macdm.audit.run import AUDIT_FILE, audit
 from diffusers_macdm.cards import model_card, model_card_files
@@ -25,33 +23,11 @@ from diffusers_macdm.data.phantom import write_phantom
 from diffusers_macdm.synthesis import generate
 
 
-ROOT = Path(__file__).resolve().parent.parent
 GUIDANCE_SCALE = 1.0
 NUM_INFERENCE_STEPS = 50
 # Less than `macdm audit` does by default: half a minute.
 AUDIT_SETTINGS = {"embedding_steps": 100, "planted": 20}
 CARD_REPO_ID = "your-name/macdm-phantom-demo"  # nothing is pushed
-
-
-def mixed_precision() -> str:
-    """bf16 where the hardware computes in it, which is faster; float32 elsewhere."""
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "no"
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # absent in older releases of torch
-    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "no"
-
-
-def launch(script: str, options: list[str]) -> None:
-    """Run a training script as a user does, showing the command."""
-    command = ["accelerate", "launch", "--num_processes", "1", "--num_machines", "1", "--dynamo_backend", "no"]
-    # Without it, accelerate gives each process one thread, on a CPU too.
-    command += ["--num_cpu_threads_per_process", str(torch.get_num_threads())]
-    command += ["--mixed_precision", mixed_precision(), f"training/{script}", *options]
-    print("$ " + " ".join(command), flush=True)
-    executable = [sys.executable, "-m", "accelerate.commands.launch", *command[2:]]
-    finished = subprocess.run(executable, cwd=ROOT)
-    if finished.returncode:
-        raise SystemExit(f"error: {script} ended with status {finished.returncode}; its output above says why.")
 
 
 def write_card(args: argparse.Namespace, model: Path, synthetic: Path, audit_dir: Path, folder: Path) -> None:
@@ -78,41 +54,16 @@ def run_demo(args: argparse.Namespace) -> dict:
     out = Path(args.output_dir).resolve()
     data, model, synthetic, audited, page = (out / name for name in ("data", "model", "synthetic", "audit", "report"))
     settings = {key: value for key, value in vars(args).items() if key != "output_dir"}
-    state_path = out / "demo.json"
-    state = {"settings": settings, "seconds": {}}
-    if state_path.is_file():
-        state = json.loads(state_path.read_text())
-        if state["settings"] != settings:
-            raise ValueError(f"{out} was begun with {state['settings']}, not {settings}: choose another --output_dir.")
-    elif out.exists() and any(out.iterdir()):
-        raise FileExistsError(f"{out} is not empty and no demo: choose another --output_dir.")
-    out.mkdir(parents=True, exist_ok=True)
-
-    def save_state() -> None:
-        temporary = state_path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(state, indent=2) + "\n")
-        temporary.replace(state_path)
-
-    def stage(name: str, done: Path, action) -> None:
-        if done.exists():
-            print(f"== {name}: done already", flush=True)
-            return
-        print(f"== {name}", flush=True)
-        begin = time.monotonic()
-        action()
-        state["seconds"][name] = state["seconds"].get(name, 0) + time.monotonic() - begin
-        save_state()
-
-    save_state()
+    stages = Stages(out, "demo", settings)
     network = ["--train_data_dir", str(data), "--output_dir", str(model), "--resolution", str(args.resolution)]
     network += ["--patch_size", "2", "--layers_per_block", "1", "--no-augment", "--resume_from_checkpoint", "latest"]
     network += ["--checkpoints_total_limit", "1", "--seed", str(args.seed)]
 
-    stage("phantom", data, lambda: write_phantom(data, args.num_normal, args.num_lesion, args.resolution, args.seed))
+    stages.run("phantom", data, lambda: write_phantom(data, args.num_normal, args.num_lesion, args.resolution, args.seed))
     faults = check_dataset(data)
     if faults:
         raise ValueError(f"{data}: {len(faults)} faults, the first: {faults[0].file}: {faults[0].reason}")
-    stage(
+    stages.run(
         "guidance classifier",
         model / "guidance_classifier",
         lambda: launch(
@@ -121,7 +72,7 @@ def run_demo(args: argparse.Namespace) -> dict:
             + ["--train_batch_size", "16", "--learning_rate", "1e-3"],
         ),
     )
-    stage(
+    stages.run(
         "denoiser",
         model / "model_index.json",
         lambda: launch(
@@ -131,7 +82,7 @@ def run_demo(args: argparse.Namespace) -> dict:
             + ["--audit_steps", "0"],  # the samples are audited below; a watch over the training takes minutes more
         ),
     )
-    stage(
+    stages.run(
         "generate",
         synthetic / "summary.json",
         lambda: generate(
@@ -144,7 +95,7 @@ def run_demo(args: argparse.Namespace) -> dict:
             seed=args.seed,
         ),
     )
-    stage(
+    stages.run(
         "audit",
         audited / AUDIT_FILE,
         lambda: audit(data, synthetic, audited, seed=args.seed, progress=sys.stderr.isatty(), **AUDIT_SETTINGS),
@@ -152,7 +103,7 @@ def run_demo(args: argparse.Namespace) -> dict:
     verdict = json.loads((audited / AUDIT_FILE).read_text())["verdict"]
     if not page.exists():
         title = "MaC-DM on the embedded phantom"
-        report(data, model, synthetic, page, title, min(48, args.num_pairs), state["seconds"], verdict)
+        report(data, model, synthetic, page, title, min(48, args.num_pairs), stages.seconds, verdict)
     if not (page / "README.md").exists():
         write_card(args, model, synthetic, audited, page)
     facts = json.loads((page / "report.json").read_text())
@@ -160,7 +111,7 @@ def run_demo(args: argparse.Namespace) -> dict:
         share = f"{row['with_lesion_unrefined']:.0%} of {row['num_pairs']} pairs"
         print(f"label {row['label']}: {share} have a lesion as sampled (before refinement)")
     print(verdict)
-    print(f"{sum(state['seconds'].values()) / 60:.1f} minutes in all; look at")
+    print(f"{sum(stages.seconds.values()) / 60:.1f} minutes in all; look at")
     print(
         f"  {page}/real_and_synthetic.png\n  {page}/index.html\n  {audited}/index.html\n  {page}/README.md (the model's card)"
     )
