@@ -24,6 +24,7 @@ class Sizes:
     num_lesion: int = 48
     classifier_steps: int = 150
     denoiser_steps: int = 800
+    patch_size: str = "2"  # of the denoisers of pixels: a quarter of the work
     num_per_class: int = 144  # synthetic pairs: twice the training cases in all
     num_inference_steps: int = 25
     downstream_steps: int = 120
@@ -51,7 +52,17 @@ def run_experiments(out: Path, sizes: Sizes) -> None:
     counts = ["--num-normal", str(sizes.num_normal), "--num-lesion", str(sizes.num_lesion)]
     stages.run("phantom", data, lambda: macdm("phantom", str(data), *counts, "--size", size, "--seed", "0"))
     network = ["--train_data_dir", str(data), "--output_dir", str(model), "--resolution", size, "--layers_per_block", "1"]
-    network += ["--no-augment", "--resume_from_checkpoint", "latest", "--checkpoints_total_limit", "1", "--seed", "0"]
+    network += [
+        "--patch_size",
+        sizes.patch_size,
+        "--no-augment",
+        "--resume_from_checkpoint",
+        "latest",
+        "--checkpoints_total_limit",
+        "1",
+        "--seed",
+        "0",
+    ]
     network += ["--learning_rate", "1e-3", "--train_batch_size", "16", "--block_out_channels", *sizes.generator_channels]
     stages.run(
         "guidance classifier",
@@ -87,7 +98,9 @@ def run_experiments(out: Path, sizes: Sizes) -> None:
             *("compare", "--real", str(data), "--out", str(out / "compare"), "--size", size),
             *(("--models", *sizes.models) if sizes.models else ()),
             *("--steps", str(sizes.generator_steps), "--block-out-channels", *sizes.generator_channels),
-            *("--num-inference-steps", str(sizes.num_inference_steps)),
+            *("--patch-size", sizes.patch_size, "--layers-per-block", "1", "--learning-rate", "1e-3"),
+            *("--num-inference-steps", str(sizes.num_inference_steps), "--audit-steps", "100"),
+            *("--eval-batch-size", "16", "--validate-every", "20"),
             *("--eval-steps", str(sizes.downstream_steps), "--classifier-width", width, "--segmenter-width", width),
         ),
     )

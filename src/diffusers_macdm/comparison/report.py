@@ -29,14 +29,15 @@ augmentation, and merely shown more often.</p>
 <a href="#glossary">glossary</a><a href="#settings">settings</a></nav>
 
 <h2 id="help">Do the pairs help?</h2>
+<div class="scroll"><table><caption>Against the controls
+{%- if sizes | length > 1 %}, with the most training cases{% endif %}</caption>
+{{ head(["model"] + r.verdicts | list) }}<tbody>
+{% for model in r.models %}<tr><th scope="row">{{ model | plain }}</th>
+{% for verdicts in r.verdicts.values() %}<td>{{ mark(verdicts[model]) if model in verdicts else not_measured }}</td>
+{% endfor %}</tr>
+{% endfor %}</tbody></table></div>
 {% for part in sizes %}
 {% if sizes | length > 1 %}<h3>Trained on {{ part.size }} cases</h3>{% endif %}
-<div class="scroll"><table><caption>Against the controls</caption>
-{{ head(["model"] + tasks) }}<tbody>
-{% for model in r.models %}<tr><th scope="row">{{ model | plain }}</th>
-{% for task in tasks %}<td>{% set found = part.verdicts.get((model, task)) %}
-{{- mark(found) if found else not_measured }}</td>{% endfor %}</tr>
-{% endfor %}</tbody></table></div>
 <div class="scroll"><table><caption>Test cases, networks trained with each model's pairs (95 % interval)</caption>
 {{ head(["arm"] + part.columns) }}<tbody>
 {% for arm, row in part.results.items() %}<tr><th scope="row">{{ arm | plain }}</th>
@@ -114,9 +115,10 @@ def write_comparison_page(folder: str | Path, result: dict, sheets: Mapping[str,
 
     Args:
         folder: an existing one.
-        result: what `comparison.json` says: `conclusion`, `models`, `results` and `differences` (as in `evaluation.json`, each
-            with its `train_size`; an arm is a control or a model), `realism` and `fit` (the rows of their measures) and
-            `copies` (`value`, `interval`), each row with its `model` and `train_size`, `notes`, `settings`, `versions`.
+        result: what `comparison.json` says: `conclusion`, `verdicts` (by task and model), `models`, `results` and `differences`
+            (as in `evaluation.json`, each with its `train_size`; an arm is a control or a model), `realism` and `fit` (the rows
+            of their measures) and `copies` (`value`, `interval`), each row with its `model` and `train_size`, `notes`,
+            `settings`, `versions`.
         sheets: a contact sheet of each model, as a PNG file.
     """
     primary = {row["task"]: row["metric"] for row in result["results"] if row["primary"]}
@@ -124,7 +126,6 @@ def write_comparison_page(folder: str | Path, result: dict, sheets: Mapping[str,
     page = render(
         PAGE,
         r=result,
-        tasks=list(primary),
         sizes=sizes,
         curves=_curves(sizes) if len(sizes) > 1 else {},
         sheets={name: png_source(Path(path).read_bytes()) for name, path in sheets.items()},
@@ -181,7 +182,6 @@ def _of_size(result: dict, size: int, primary: Mapping[str, str]) -> dict:
         "pairs": pairs,
         "measures": list(references),
         "references": references,
-        "verdicts": _verdicts(against_controls),
         "differences": differences,
         "forests": forests,
         "primary": [columns[item] for item in primary.items() if item in columns],
@@ -212,15 +212,6 @@ def _mark_best(table: Mapping[str, dict], column: str, direction: int) -> None:
     best, *others = sorted(cells, key=lambda cell: -direction * cell["value"])
     worst_end = min(direction * end for end in best["interval"])
     best["best"] = all(max(direction * end for end in other["interval"]) < worst_end for other in others)
-
-
-def _verdicts(differences: Sequence[dict]) -> dict[tuple[str, str], str]:
-    """By model and task: helps where it is better than every control, hurts where it is worse than every one."""
-    found: dict[tuple[str, str], set] = {}
-    for row in differences:
-        found.setdefault((row["arm"], row["task"]), set()).add(row["verdict"])
-    words = {("better",): "helps", ("worse",): "hurts"}
-    return {place: words.get(tuple(verdicts), "no evidence") for place, verdicts in found.items()}
 
 
 def _curves(sizes: Sequence[dict]) -> dict[str, str]:
