@@ -52,18 +52,9 @@ def run_experiments(out: Path, sizes: Sizes) -> None:
     counts = ["--num-normal", str(sizes.num_normal), "--num-lesion", str(sizes.num_lesion)]
     stages.run("phantom", data, lambda: macdm("phantom", str(data), *counts, "--size", size, "--seed", "0"))
     network = ["--train_data_dir", str(data), "--output_dir", str(model), "--resolution", size, "--layers_per_block", "1"]
-    network += [
-        "--patch_size",
-        sizes.patch_size,
-        "--no-augment",
-        "--resume_from_checkpoint",
-        "latest",
-        "--checkpoints_total_limit",
-        "1",
-        "--seed",
-        "0",
-    ]
-    network += ["--learning_rate", "1e-3", "--train_batch_size", "16", "--block_out_channels", *sizes.generator_channels]
+    network += ["--patch_size", sizes.patch_size, "--block_out_channels", *sizes.generator_channels, "--no-augment"]
+    network += ["--learning_rate", "1e-3", "--train_batch_size", "16", "--seed", "0"]
+    network += ["--resume_from_checkpoint", "latest", "--checkpoints_total_limit", "1"]
     stages.run(
         "guidance classifier",
         model / "guidance_classifier",
