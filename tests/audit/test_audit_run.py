@@ -267,7 +267,7 @@ def test_verdicts():
     honest, copier, unreliable = result_of(12, 200), result_of(150, 200), result_of(12, 200, found=60)
     assert verdict(honest) == (
         "12 of 200 synthetic images lie closer to a training image than 95 % of validation images do; the audit finds 98 % of "
-        "planted copies. That is no more than chance gives (5 %)."
+        "planted copies with a single alteration, 10% of combined ones. That is no more than chance gives (5 %)."
     )
     assert verdict(copier).endswith(" That is more than chance gives: the model copies its training images.")
     assert "The audit cannot be relied on: it misses too many planted copies (shifted 60% found)." in verdict(unreliable)
@@ -276,7 +276,7 @@ def test_verdicts():
 
 def test_telling_level_is_where_the_curve_stays_at_chance():
     def curve(**lows):
-        both = lambda low: {"interval": [low, 1.0], "nearest_is_source_interval": [0.0, 1.0]}  # noqa: E731
+        both = lambda low: {"interval": [low, 1.0], "nearest_is_source_interval": [0.0, 0.06]}  # noqa: E731
         return [{"strength": float(key[1:]) / 10, **both(low)} for key, low in lows.items()]
 
     assert telling_level(curve(s2=0.5, s4=0.02, s6=0.01, s8=0.0)) == 0.4
@@ -284,6 +284,8 @@ def test_telling_level_is_where_the_curve_stays_at_chance():
     assert telling_level(curve(s2=0.5, s9=0.3)) is None
     traced = {"strength": 0.3, "interval": [0.0, 0.1], "nearest_is_source_interval": [0.2, 0.5]}
     assert telling_level([*curve(s6=0.01), traced]) == 0.6  # no copies any more, but traced to their sources
+    few = proportion([False] * 16)["interval"]
+    assert telling_level([{"strength": 0.2, "interval": few, "nearest_is_source_interval": few}]) is None  # proves nothing
 
 
 def test_loaded_radiographs(real):

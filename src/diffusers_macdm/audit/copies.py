@@ -1,13 +1,14 @@
 """What counts as a copy: closer to a training image than 95 % of validation images are.
 
-Each image has two measures of closeness: the distance to its nearest training image after alignment, and the ratio of that to
-the distance of the nearest training image of another patient. Either may give a copy away: the ratio sees through
-noise, which moves an image away from everybody alike; the distance finds the copy of a training image that stands in the
-set under two patients. Both are put on the scale of the validation images,
+Each image has three measures of closeness: the distance to its nearest training image after alignment, the ratio of that to
+the distance of the nearest training image of another patient, and the distance in pixel space as the images lie. Each may give
+a copy away: the ratio sees through noise, which moves an image away from everybody alike; the aligned distance finds the copy
+of a training image that stands in the set under two patients; the pixels find a copy that has the pose and the outlines of its
+original but not its detail, which alignment makes as like to others. All are put on the scale of the validation images,
 
     z = (log d - median) / (median - 5th percentile)   (of log d over the validation images, so -1 is their 5th percentile)
 
-and the smaller one is the image's `closeness`. Its 5th percentile over the validation images is the threshold: one of twenty
+and the smallest one is the image's `closeness`. Its 5th percentile over the validation images is the threshold: one of twenty
 images that copy nobody falls below it.
 """
 
@@ -22,6 +23,7 @@ import torch
 from .neighbours import Comparison, Gallery
 
 
+MEASURES = ("aligned_distance", "nearest_ratio", "pixel_distance")  # of a `Comparison`
 NOMINAL_RATE = 0.05  # of false alarms
 _FLOOR = 1e-4  # distances and ratios below it are the same image
 
@@ -57,13 +59,13 @@ class CopyDetector:
         if len(null) < 2:
             raise ValueError(f"{len(null)} validation images to compare with: at least 2 are needed, 100 for a firm threshold.")
         self.gallery, self.null = gallery, null
-        self.distance_scale, self.ratio_scale = Scale.of(null.aligned_distance), Scale.of(null.nearest_ratio)
+        self.scales = {name: Scale.of(getattr(null, name)) for name in MEASURES}
         # Of rank 0.05 (n + 1): one of twenty new images falls below it on average, however few the validation images are.
         self.threshold = float(np.quantile(self.closeness(null), NOMINAL_RATE, method="weibull"))
 
     def closeness(self, comparison: Comparison) -> np.ndarray:
         """`[N]`; 0 is the median validation image, smaller is closer."""
-        return np.minimum(self.distance_scale(comparison.aligned_distance), self.ratio_scale(comparison.nearest_ratio))
+        return np.min([scale(getattr(comparison, name)) for name, scale in self.scales.items()], axis=0)
 
     def is_copy(self, comparison: Comparison) -> np.ndarray:
         """`[N]` bool: closer to a training image than 95 % of the validation images."""

@@ -30,8 +30,8 @@ class Comparison:
     """For each of `N` images what lies nearest to it among the training images; arrays `[N]`.
 
     Attributes:
-        pixel_distance, pixel_nearest: root mean square difference of gray values in [0, 1] at 32 px, and the index of the
-            training image.
+        pixel_distance, pixel_nearest: root mean square difference of standardised gray values at 32 px, in [0, 2], which is
+            sqrt(2 - 2 r) with r the correlation of the two images as they lie; and the index of the training image.
         embedding_distance, embedding_nearest: 1 - cosine, in [0, 2].
         aligned_distance, nearest: `registration.aligned_distance`, in [0, 2].
         nearest_ratio: aligned distance of the nearest over that of the nearest one of *another patient*, in [0, 1]; 1 where the
@@ -169,4 +169,7 @@ class Gallery:
 
 
 def _pixels(images: torch.Tensor) -> torch.Tensor:
-    return F.avg_pool2d(to_unit(images)[:, None], SIZE // _PIXEL_SIDE).flatten(1)  # [N, 1024]
+    """Gray values of mean 0 and standard deviation 1: exposure tells nothing about a patient."""
+    values = F.avg_pool2d(to_unit(images)[:, None], SIZE // _PIXEL_SIDE).flatten(1)  # [N, 1024]
+    values = values - values.mean(dim=1, keepdim=True)
+    return values / values.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-3)

@@ -136,9 +136,11 @@ case of the same label with AUC {{ "%.3f" | format(r.membership.auc) }}
 <h2>Variations of real cases</h2>
 {% if strengths %}
 {{ picture(strengths, "Copy rate against strength") }}
-{% if r.strength_level is none %}<p>At every strength measured the audit can tell which case a variation was made from.</p>
-{% else %}<p>From strength {{ r.strength_level }} on, variations are called copies, or lie nearest to their own case, no more
-often than 1 in 20. Below, the audit can tell which case a variation was made from.</p>{% endif %}
+{% if r.strength_level is none %}<p>At no strength measured is it shown that the audit cannot tell which case a variation was
+made from.</p>
+{% else %}<p>From strength {{ r.strength_level }} on, variations are called copies no more often than chance explains, and fewer
+than 1 in 10 (upper end of the interval) lie nearest to their own case. Below, the audit may tell which case a variation was
+made from.</p>{% endif %}
 {% else %}<p>Not measured: no strengths were asked for.</p>{% endif %}
 <h2>Settings</h2>
 <pre>{{ settings | pretty }}</pre>

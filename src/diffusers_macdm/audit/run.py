@@ -34,6 +34,9 @@ MAX_PLANTED = 100  # training images of which copies are planted, of each kind
 MAX_MEMBERS = 200  # cases on either side of the membership inference
 # Share of planted copies that must be found for the audit to be relied on.
 MIN_SENSITIVITY = 0.8
+# Of variations, by any of the three distances, at a strength that is said to hide the source. Chance is 3 in the number of
+# training images.
+MAX_TRACED = 0.1
 # Harder than what a model does by itself: reported, but the audit does not stand or fall with it.
 NOT_REQUIRED = ("combined",)
 
@@ -330,8 +333,10 @@ def verdict(result: dict) -> str:
     found, total = sum(part["found"] for part in required.values()), sum(part["total"] for part in required.values())
     sentence = (
         f"{rate['copies']} of {rate['total']} synthetic images lie closer to a training image than 95 % of validation images "
-        f"do; the audit finds {100 * found / total:.0f} % of planted copies."
+        f"do; the audit finds {100 * found / total:.0f} % of planted copies"
     )
+    harder = [f"{sensitivity[kind]['value']:.0%} of {kind} ones" for kind in NOT_REQUIRED if kind in sensitivity]
+    sentence += f" with a single alteration, {', '.join(harder)}." if harder else "."
     if not result["reliable"]:
         missed = ", ".join(f"{kind} {part['value']:.0%}" for kind, part in required.items() if part["value"] < MIN_SENSITIVITY)
         sentence += f" The audit cannot be relied on: it misses too many planted copies ({missed} found)."
@@ -343,11 +348,12 @@ def verdict(result: dict) -> str:
 
 
 def telling_level(curve: Sequence[dict]) -> float | None:
-    """The lowest strength from which on variations are neither called copies nor lie nearest to their own source more often
-    than 1 in 20; None if there is none. Below it the audit can tell which case a variation was made from."""
+    """The lowest strength from which on variations are called copies no more often than chance explains, and are known to lie
+    nearest to their own source in fewer than `MAX_TRACED` of the cases (the interval's upper end: a few variations prove
+    nothing). None if there is none. Below it the audit may tell which case a variation was made from."""
     level = None
     for point in sorted(curve, key=lambda point: -point["strength"]):
-        if point["interval"][0] > NOMINAL_RATE or point["nearest_is_source_interval"][0] > NOMINAL_RATE:
+        if point["interval"][0] > NOMINAL_RATE or point["nearest_is_source_interval"][1] > MAX_TRACED:
             break
         level = point["strength"]
     return level
@@ -386,7 +392,8 @@ def _trained_names(model: Path) -> set[str]:
 def strength_curve(
     pipe, real, training: Radiographs, detector: CopyDetector, strengths, count: int, seed: int, progress: bool
 ) -> list[dict]:
-    """Share of variations of training cases that are copies, and that lie nearest to their own source, by strength."""
+    """Share of variations of training cases that are copies, and of those that lie nearest to their own source by any of the
+    three distances, by strength."""
     dataset = PairDataset(load_pairs(real, "train"), pipe.unet.config.sample_size, null_label=-1)
     places = {name: i for i, name in enumerate(training.names)}
     eligible = [i for i, name in enumerate(dataset.names) if name in places and dataset.labels[i] >= 0]
@@ -413,7 +420,8 @@ def strength_curve(
         bar = f"variations at {strength}" if progress else None
         comparison = detector.gallery.compare(to_audit_size(images, training.side), progress=bar)
         point = _named(proportion(detector.is_copy(comparison)), "copies")
-        traced = proportion(comparison.nearest == sources)
+        found = (comparison.nearest, comparison.pixel_nearest, comparison.embedding_nearest)
+        traced = proportion(np.any([nearest == sources for nearest in found], axis=0))
         point |= {"nearest_is_source": traced["value"], "nearest_is_source_interval": traced["interval"]}
         curve.append({"strength": float(strength), **point})
     return curve
