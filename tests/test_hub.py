@@ -311,6 +311,10 @@ def test_tags_and_branches(hub, model):
     assert second.changed == second.replaced == ["scheduler/scheduler_config.json"] and first.replaced == []
     with pytest.raises(ValueError, match="revision='v1' is a tag"):
         push_model(model, "alice/leg", revision="v1")
+    for tag in ("main", "draft", "next"):  # what would name two things
+        with pytest.raises(ValueError, match=f"tag='{tag}' is not allowed: a branch of alice/leg has this name"):
+            push_model(model, "alice/leg", tag=tag, revision="next" if tag == "next" else None)
+    assert repo.tags.keys() == {"v1", "v2"} and repo.branches.keys() == {"main", "draft"}
 
 
 def test_a_public_repository_is_refused_unless_allowed(hub, model):
@@ -411,6 +415,20 @@ def test_offline_and_unreachable(hub, model, monkeypatch):
 def test_names_that_are_none(hub, model, name):
     with pytest.raises(ValueError, match="not the name of a Hub repository, which is owner/name"):
         push_model(model, name)
+
+
+@pytest.mark.parametrize("tag", ["v 1", "../x", "v1.lock", "v1.", "-v1", "vö", "a..b", ""])
+def test_tags_that_are_none(hub, model, tag):
+    with pytest.raises(ValueError, match="tag=.* is not allowed"):
+        push_model(model, "alice/leg", tag=tag)
+    assert hub.requests == []
+
+
+def test_an_empty_token(hub, model, synthetic):
+    for push, what in ((push_model, model), (push_dataset, synthetic)):
+        with pytest.raises(ValueError, match="The token is empty"):
+            push(what, "alice/leg", token="")
+    assert hub.requests == []
 
 
 def test_folders_that_are_no_model(hub, tmp_path):
@@ -564,6 +582,22 @@ def test_a_faulty_or_unfinished_set_is_refused(hub, synthetic, tmp_path):
     assert hub.requests == []
 
 
+def test_a_lesion_that_the_model_left_out_is_a_note(hub, synthetic, phantom, tmp_path):
+    def without_a_lesion(folder):
+        row = next(row for row in map(json.loads, (folder / "train/metadata.jsonl").open()) if row["label"])
+        path = folder / "train" / row["lesion_mask_file_name"]
+        Image.fromarray(np.zeros_like(np.asarray(Image.open(path)))).save(path)
+        return folder
+
+    made = without_a_lesion(Path(shutil.copytree(synthetic, tmp_path / "set")))
+    push = push_dataset(made, "alice/pairs")
+    (note,) = [note for note in push.notes if "contradicts" in note]
+    assert note == "In 1 of the pairs the lesion mask contradicts the label; `macdm check` lists them."
+    real = without_a_lesion(Path(shutil.copytree(phantom, tmp_path / "real")))
+    with pytest.raises(ValueError, match="has 1 fault.*the lesion mask is empty"):
+        push_dataset(real, "alice/real", real_images=True)
+
+
 def test_many_pairs_are_several_files_and_none_stays(hub, synthetic, tmp_path, monkeypatch):
     monkeypatch.setattr(publishing, "ROWS_PER_FILE", 3)
     push_dataset(synthetic, "alice/pairs")
@@ -659,8 +693,11 @@ if not offline:
     bare = MaCDMPipeline.from_pretrained("alice/bare", guidance_classifier=classifier)
     result["given classifier"] = bool(sample(bare, guidance_scale=1.0).isfinite().all())
     result["pairs read"] = PairDataset(load_pairs("alice/pairs", "train"), 16)[3]["joint_sample"].double().sum().item()
+    result["version"] = difference(load_pipeline("alice/leg@v1"), MaCDMPipeline.from_pretrained(local))
+    result["no version"] = error(lambda: load_pipeline("alice/leg@v9"))
     for token in ("hf_alice", "hf_bob", "hf_nobody"):
         os.environ["HF_TOKEN"] = token
+        result[f"cached, {token}"] = error(lambda: load_pipeline("alice/leg"))
         result[token] = error(lambda: load_pipeline("alice/nowhere" if token == "hf_alice" else "alice/closed"))
 else:
     result["not cached"] = error(lambda: load_pipeline("alice/later"))
@@ -745,6 +782,15 @@ def test_what_a_reader_may_not_see(pulled):
     ):
         expected = f"ValueError: {repo_id}: cannot be loaded from the Hub (and there is no such folder): {reason}"
         assert pulled["online"][token] == expected
+    # what lies in the cache is not for those whom the Hub refuses
+    assert pulled["online"]["cached, hf_alice"] is None
+    for token in ("hf_bob", "hf_nobody"):
+        assert "alice/leg: cannot be loaded from the Hub" in pulled["online"][f"cached, {token}"]
+
+
+def test_a_version_by_its_name(pulled):
+    assert pulled["online"]["version"] <= 1e-5
+    assert pulled["online"]["no version"].endswith("the repository has no such revision")
 
 
 @pytest.mark.skipif(not LOADS_OFFLINE, reason="this diffusers loads no pipeline offline from a cache of this huggingface_hub")

@@ -19,6 +19,13 @@ from pathlib import Path
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `macdm` with these arguments (those of the process when None) and return its exit code."""
     args = build_parser().parse_args(argv)
+    # Of files that are local `datasets` says that it downloads them: not what one wants to read beside films of patients.
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if not sys.stderr.isatty():
+        from diffusers.utils import logging
+
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        logging.disable_progress_bar()
     try:
         return args.run(args)
     except KeyboardInterrupt:
@@ -123,7 +130,7 @@ def add_generate(subparsers) -> None:
         "Called again with the same settings it goes on where an interrupted run stopped.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("model", metavar="MODEL", help="folder or Hub repository of a trained MaCDMPipeline")
+    parser.add_argument("model", metavar="MODEL", help="a trained MaCDMPipeline: folder, or owner/name[@version] on the Hub")
     parser.add_argument("out", metavar="OUT", type=Path, help="new folder, or one that was interrupted")
     parser.add_argument("--num-per-class", metavar="N", type=int, required=True, help="pairs for each label")
     parser.add_argument(
@@ -350,6 +357,8 @@ def _print_push(push, args: argparse.Namespace) -> None:
         if paths:
             print(f"{what} there: {', '.join(paths)}")
     visibility = "private" if push.private else "public"
+    if args.public and push.private:
+        print("note: the repository was private before and stays so; change that in its settings on the Hub")
     at = f"commit {push.commit[:8]}" + (f", tag {args.tag}" if args.tag else "")
     if push.changed or push.deleted:
         print(f"{_count(len(push.changed), 'file')} of {len(push.files)} new or changed, {at}; {visibility}: {push.url}")
@@ -529,7 +538,7 @@ def add_sweep(subparsers) -> None:
         "stopped.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("model", metavar="MODEL", help="folder or Hub repository of a trained MaCDMPipeline")
+    parser.add_argument("model", metavar="MODEL", help="a trained MaCDMPipeline: folder, or owner/name[@version] on the Hub")
     parser.add_argument("--real", metavar="DATA", required=True, help="real set with train/ and validation/ (and test/)")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="new folder, or one that was interrupted")
     parser.add_argument(

@@ -29,6 +29,7 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
 from .data.check import METADATA, SPLITS
 from .data.loading import case_names, load_pairs, radiograph_array, radiograph_digest
+from .hub_names import split_revision
 
 
 if TYPE_CHECKING:
@@ -453,7 +454,8 @@ def _read_beside(model: str | Path, name: str) -> dict | None:
     path = Path(model) / name
     if not Path(model).exists():
         try:
-            path = Path(hf_hub_download(str(model), name))
+            repo_id, revision = split_revision(model)
+            path = Path(hf_hub_download(repo_id, name, revision=revision))
         except (EntryNotFoundError, HFValidationError, OSError):
             return None
     return _read_json(path) if path.is_file() else None

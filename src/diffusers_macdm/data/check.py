@@ -37,6 +37,7 @@ FILE_NAME_COLUMNS = {column: f"{column}_file_name" for column in IMAGE_COLUMNS}
 REQUIRED_METADATA = tuple(FILE_NAME_COLUMNS.get(column, column) for column in REQUIRED_COLUMNS)
 ALLOWED_METADATA = (*REQUIRED_METADATA, *OPTIONAL_COLUMNS, *PROVENANCE_COLUMNS)
 
+CONTRADICTION = "label contradicts the lesion mask"  # a kind of fault
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".pgm", ".jp2")
 
 
@@ -324,7 +325,7 @@ class _Inspection:
             reason = f"label {label} means a lesion, but the lesion mask is empty."
         else:
             return
-        self.fault(lesion_file, "label contradicts the lesion mask", reason)
+        self.fault(lesion_file, CONTRADICTION, reason)
 
     def _check_lesion_in_anatomy(self, images: dict, anatomy_mask: np.ndarray, lesion_mask: np.ndarray) -> None:
         if anatomy_mask.shape != lesion_mask.shape:

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from .. import joint_sample
+from ..hub_names import REPOSITORY
 from .augmentation import AUGMENTATION_DIM, PairAugmentation
 
 
@@ -219,7 +220,7 @@ def load_pairs(
     import datasets
 
     is_folder = Path(data).is_dir()
-    if not is_folder and not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(data)):
+    if not is_folder and not re.fullmatch(REPOSITORY, str(data)):
         raise FileNotFoundError(f"{data}: no such folder (and not the name of a Hub data set, which is owner/name).")
     try:
         if is_folder:
