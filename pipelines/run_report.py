@@ -8,13 +8,11 @@ Writes `index.html` (self-contained), `real_and_synthetic.png`, `loss_curve.png`
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 import os
 import shutil
 from pathlib import Path
 
-import jinja2
 import matplotlib
 import numpy as np
 import torch
@@ -22,54 +20,43 @@ import torch
 from diffusers_macdm.contact_sheet import save, side_by_side_sheet
 from diffusers_macdm.data.loading import PairDataset, load_pairs
 from diffusers_macdm.joint_sample import CHANNELS, NORMAL_LABEL, split
+from diffusers_macdm.page import percent, png_source, render
 
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
 
-PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-  body { font: 16px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
-  img { max-width: 100%; }
-  table { border-collapse: collapse; margin: 1rem 0; }
-  th, td { border-bottom: 1px solid #ccc; padding: .3rem .9rem; text-align: right; }
-  th:first-child, td:first-child { text-align: left; }
-  pre { background: #f4f4f4; padding: .8rem; overflow-x: auto; }
-  .note { color: #555; }
-</style>
+PAGE = """{% extends "base.html" %}
+{% from "parts.html" import head, picture %}
+{% block title %}{{ title }}{% endblock %}
+{% block body %}
 <h1>{{ title }}</h1>
 <p>{{ sentence }}</p>
-<img src="data:image/png;base64,{{ sheet }}" alt="Real pairs beside synthetic pairs, with the outlines of their masks">
-<p class="note">{{ sheet_note }}</p>
+{{ picture(sheet, "Real pairs beside synthetic pairs, with the outlines of their masks", sheet_note) }}
 <h2>Do the masks say what the label says?</h2>
-<table>
-<tr><th>label</th><th>pairs</th><th>with a lesion, as sampled</th><th>with a lesion, refined</th>
-<th>lesion inside anatomy, as sampled</th><th>median lesion area</th><th>the same, real</th></tr>
-{% for row in labels %}<tr><td>{{ row.label }}</td><td>{{ row.num_pairs }}</td>
+<div class="scroll"><table>
+{{ head(["label", "pairs", "with a lesion, as sampled", "with a lesion, refined", "lesion inside anatomy, as sampled",
+         "median lesion area", "the same, real"]) }}<tbody>
+{% for row in labels %}<tr><th scope="row">{{ row.label }}</th><td>{{ row.num_pairs }}</td>
 <td>{{ row.with_lesion_unrefined | percent }}</td><td>{{ row.with_lesion | percent }}</td>
-<td>{{ row.inside | percent }}</td><td>{{ row.area | permille }}</td><td>{{ row.real_area | permille }}</td></tr>
-{% endfor %}</table>
+<td>{{ row.inside | percent }}</td><td>{{ permille(row.area) }}</td><td>{{ permille(row.real_area) }}</td></tr>
+{% endfor %}</tbody></table></div>
 <p class="note">"As sampled" is before mask refinement, which empties the lesion mask of normal pairs and cuts
 lesions off at the anatomy. Areas are shares of the image, over the pairs that have a lesion.</p>
 <h2>Training</h2>
-<img src="data:image/png;base64,{{ curve }}" alt="Loss by training step">
-<p>{{ training }}</p>
+{{ picture(curve, "Loss by training step", training) }}
 {% if stages %}<h2>Time</h2>
-<table><tr><th>stage</th><th>seconds</th></tr>
-{% for name, seconds in stages.items() %}<tr><td>{{ name }}</td><td>{{ "%.0f" | format(seconds) }}</td></tr>
-{% endfor %}</table>{% endif %}
+<div class="scroll"><table>{{ head(["stage", "seconds"]) }}<tbody>
+{% for name, seconds in stages.items() %}<tr><th scope="row">{{ name }}</th><td>{{ "%.0f" | format(seconds) }}</td></tr>
+{% endfor %}</tbody></table></div>{% endif %}
 <h2>Settings</h2>
-<pre>{{ settings }}</pre>
+<pre>{{ settings | pretty }}</pre>
 <h2>Copies</h2>
 <p>{{ verdict or "These pairs are not audited for copies of training images." }}</p>
 <p class="note">Nothing here shows that these pairs help a classifier or a segmenter. They are no medical evidence of
 anything.</p>
-</html>
+{% endblock %}
 """
 
 
@@ -207,10 +194,6 @@ def _plot(log: list[dict], path: Path) -> None:
 
 
 def _page(title: str, facts: dict, folder: Path) -> str:
-    environment = jinja2.Environment(autoescape=True)
-    environment.filters["percent"] = lambda share: "not measured" if share is None else f"{100 * share:.0f} %"
-    environment.filters["permille"] = lambda share: "none" if share is None else f"{1000 * share:.1f} per mille"
-    percent = environment.filters["percent"]
     with_lesion = [row for row in facts["labels"] if row["label"] != str(NORMAL_LABEL)]
     normal = [row for row in facts["labels"] if row["label"] == str(NORMAL_LABEL)]
     sentence = "Before refinement, "
@@ -219,19 +202,21 @@ def _page(title: str, facts: dict, folder: Path) -> str:
         + [f"{percent(row['with_lesion_unrefined'])} of the normal ones do" for row in normal]
     )
     training = facts["training"]
-    return environment.from_string(PAGE).render(
+    return render(
+        PAGE,
         title=title,
         sentence=sentence + ".",
-        sheet=base64.b64encode((folder / "real_and_synthetic.png").read_bytes()).decode(),
+        sheet=png_source((folder / "real_and_synthetic.png").read_bytes()),
         sheet_note="The first pairs of each set, not chosen; upper half label 0 (normal), lower half label 1 (lesion). "
         "Anatomy mask cyan, lesion mask red.",
         labels=facts["labels"],
-        curve=base64.b64encode((folder / "loss_curve.png").read_bytes()).decode(),
+        curve=png_source((folder / "loss_curve.png").read_bytes()),
         training=f"{training['steps']} steps, {training['parameters'] / 1e6:.2f} million parameters, cases per label "
         f"{training['cases_per_label']}, {training['median_samples_per_second']:.0f} samples per second on {facts['device']}.",
         stages=facts["stages"],
         verdict=facts["copy_audit"],
-        settings=json.dumps(facts["settings"], indent=2),
+        settings=facts["settings"],
+        permille=lambda share: "none" if share is None else f"{1000 * share:.1f} per mille",
     )
 
 
