@@ -59,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_generate,
         add_audit,
         add_evaluate,
+        add_compare,
         add_sweep,
         add_push,
         add_push_dataset,
@@ -527,6 +528,122 @@ def _evaluate(args: argparse.Namespace) -> int:
     for sentence in result["conclusion"]:
         print(sentence)
     return 0
+
+
+def add_compare(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "compare",
+        help="MaC-DM beside other generative models: same data, same budget, same evaluation",
+        description="Train MaC-DM and other generative models on the same real cases for the same number of steps, draw as "
+        "many pairs from each, and measure what they are good for. Writes comparison.json and index.html into a new folder. "
+        "Called again with the same settings it goes on where an interrupted comparison stopped.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--real", metavar="DATA", required=True, help="real set; test/ and validation/ or --folds are needed")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="new folder, or one that was interrupted")
+    parser.add_argument(
+        "--models",
+        metavar="MODEL",
+        nargs="+",
+        help="macdm, classifier_free, latent_diffusion, conditional_gan, mask_conditional, guided_ddpm; all when not given",
+    )
+    parser.add_argument(
+        "--folds", metavar="K", type=int, help="divide all cases of the set by patient, and train every model anew in each fold"
+    )
+    parser.add_argument(
+        "--train-sizes",
+        metavar="N,N,...",
+        type=_whole_numbers,
+        help="numbers of training cases to repeat everything with; all of them when not given",
+    )
+    parser.add_argument(
+        "--samples-per-class", metavar="N", type=int, nargs="+", help="this many training cases of label 0, 1, ... alone"
+    )
+    parser.add_argument("--num-synthetic", metavar="N", type=int, help="pairs of each model; as many as it has training cases")
+    parser.add_argument("--size", type=int, default=64, help="side in pixels that all cases are resampled to")
+    budget = parser.add_argument_group("generative models")
+    budget.add_argument("--steps", type=int, default=4000, help="training steps of every model, all of its networks together")
+    budget.add_argument("--batch-size", type=int, default=16, help="of every model")
+    budget.add_argument("--learning-rate", type=float, default=2e-4, help="of every model")
+    budget.add_argument("--block-out-channels", metavar="C", type=int, nargs="+", default=[64, 128, 256], help="of every model")
+    budget.add_argument("--layers-per-block", type=int, default=2, help="of every denoiser")
+    budget.add_argument("--patch-size", type=int, default=1, help="of every denoiser of pixels: p^2 times less work")
+    budget.add_argument("--num-inference-steps", type=int, default=50, help="of every diffusion model")
+    budget.add_argument("--num-workers", type=int, default=0, help="processes that read ahead")
+    evaluation = parser.add_argument_group("evaluation")
+    evaluation.add_argument(
+        "--seeds", metavar="S", type=int, nargs="+", default=[0, 1, 2], help="of the downstream trainings; 3 for a claim"
+    )
+    evaluation.add_argument("--eval-steps", type=int, default=1000, help="optimisation steps of every downstream training")
+    evaluation.add_argument("--eval-batch-size", type=int, default=32, help="of every downstream training")
+    evaluation.add_argument(
+        "--validate-every", metavar="N", type=int, default=50, help="steps between looks at the validation cases"
+    )
+    evaluation.add_argument(
+        "--pretrained-classifier", metavar="MODEL", help="ImageNet ResNet-34 of transformers, folder or Hub name, to start from"
+    )
+    evaluation.add_argument("--classifier-width", metavar="W", type=int, default=64, help="channels of its first stage")
+    evaluation.add_argument("--segmenter-width", metavar="W", type=int, default=32, help="channels of its first level")
+    evaluation.add_argument(
+        "--feature-extractor",
+        metavar="MODEL",
+        help="for the realism: vision model of transformers (folder or Hub name) or TorchScript file; the diagnosis classifier "
+        "trained on real cases when not given",
+    )
+    evaluation.add_argument("--audit-steps", type=int, default=400, help="training steps of the copy detector's embedding")
+    evaluation.add_argument("--resamples", metavar="N", type=int, default=2000, help="of the bootstrap over patients")
+    parser.add_argument("--device", help="for example cuda or cpu; cuda when not given and there is one")
+    parser.set_defaults(run=_compare)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from .comparison.interface import TrainingBudget
+    from .comparison.models import MODELS
+    from .comparison.run import compare
+
+    budget = TrainingBudget(
+        steps=args.steps,
+        batch_size=args.batch_size,
+        learning_rate=args.learning_rate,
+        block_out_channels=tuple(args.block_out_channels),
+        layers_per_block=args.layers_per_block,
+        patch_size=args.patch_size,
+        num_inference_steps=args.num_inference_steps,
+        num_workers=args.num_workers,
+    )
+    result = compare(
+        args.real,
+        args.out,
+        models=tuple(MODELS) if args.models is None else args.models,
+        budget=budget,
+        train_sizes=args.train_sizes,
+        samples_per_class=args.samples_per_class,
+        folds=args.folds,
+        num_synthetic=args.num_synthetic,
+        size=args.size,
+        seeds=args.seeds,
+        eval_steps=args.eval_steps,
+        eval_batch_size=args.eval_batch_size,
+        validate_every=args.validate_every,
+        pretrained_classifier=args.pretrained_classifier,
+        classifier_width=args.classifier_width,
+        segmenter_width=args.segmenter_width,
+        feature_extractor=args.feature_extractor,
+        audit_steps=args.audit_steps,
+        num_resamples=args.resamples,
+        device=args.device,
+        progress=sys.stderr.isatty(),
+    )
+    for note in result["notes"]:
+        print(f"note: {note}")
+    print(f"written to {args.out}: comparison.json, index.html")
+    for sentence in result["conclusion"]:
+        print(sentence)
+    return 0
+
+
+def _whole_numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
 def add_sweep(subparsers) -> None:

@@ -1,0 +1,387 @@
+"""MaC-DM beside the other generative models: `macdm compare`.
+
+OUT/settings.json                                   what was asked for; the same OUT goes on with the same settings only
+OUT/FOLD/SIZE/models/MODEL/                         samples.npz, contact_sheet.png and facts.json of a trained model
+OUT/FOLD/SIZE/measures/MODEL.json                   realism, fit of the masks and copies
+OUT/FOLD/SIZE/runs/TASK/ARM/seed-S.json             one trained and tested downstream network
+OUT/comparison.json, OUT/index.html                 the answer; without them the comparison is unfinished
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from ..audit.copies import CopyDetector, proportion
+from ..audit.embedding import train_embedding
+from ..audit.images import to_audit_size
+from ..audit.neighbours import Gallery
+from ..audit.run import EMBEDDING_STEPS
+from ..contact_sheet import contact_sheet, save
+from ..evaluation.arms import CONTROLS, Arm, build_arms, stages_of
+from ..evaluation.cases import Cases
+from ..evaluation.downstream import (
+    DIAGNOSIS,
+    LEARNING_RATES,
+    SEGMENTATION,
+    TASKS,
+    Budget,
+    Stage,
+    measure_diagnosis,
+    measure_segmentation,
+)
+from ..evaluation.rounds import load_real
+from ..evaluation.run import Training
+from ..pretrained import own_version
+from .folds import Part, labels_for, make_parts
+from .interface import TrainingBudget
+from .models import MODELS
+from .report import write_comparison_page
+from .summary import Done, summarise
+
+
+COMPARISON_FILE, SETTINGS_FILE = "comparison.json", "settings.json"
+PACKAGES = ("torch", "diffusers", "transformers", "monai", "scikit-learn", "scipy", "numpy")
+SHEET_PAIRS = 16
+
+
+def compare(
+    real: str | Path,
+    out: str | Path,
+    *,
+    models: Sequence[str] = tuple(MODELS),
+    budget: TrainingBudget | None = None,
+    train_sizes: Sequence[int] | None = None,
+    samples_per_class: Sequence[int] | None = None,
+    folds: int | None = None,
+    num_synthetic: int | None = None,
+    size: int = 64,
+    seeds: Sequence[int] = (0, 1, 2),
+    eval_steps: int = 1000,
+    eval_batch_size: int = 32,
+    validate_every: int = 50,
+    pretrained_classifier: str | None = None,
+    classifier_width: int = 64,
+    segmenter_width: int = 32,
+    feature_extractor: str | None = None,
+    audit_steps: int = EMBEDDING_STEPS,
+    num_resamples: int = 2000,
+    device: str | torch.device | None = None,
+    progress: bool = True,
+) -> dict:
+    """Train generative models on the same cases with the same budget, and compare what their pairs are good for.
+
+    Args:
+        real: the real set. Without `folds` it needs train, validation and test splits.
+        out: new folder, or one that was interrupted.
+        models: names of `models.MODELS`.
+        budget: of each generative model; `TrainingBudget()` when None.
+        train_sizes, samples_per_class, folds: see `folds.make_parts`.
+        num_synthetic: pairs that each model draws; as many as there are training cases when None.
+        size: side in pixels that all cases are resampled to.
+        seeds: of the downstream trainings, the same in all arms; the first one is also that of the generative models.
+        eval_steps, eval_batch_size: of every downstream training.
+        validate_every: steps between two looks at the validation cases, which choose the state.
+        pretrained_classifier: ImageNet weights (see `networks.diagnosis_classifier`).
+        classifier_width, segmenter_width: channels of the downstream networks' first stages.
+        feature_extractor: for the realism (see `features.load_feature_extractor`); the diagnosis classifier when None.
+        audit_steps: of the copy detector's embedding.
+        num_resamples: of the bootstrap over patients.
+        device: "cuda" where there is one, else "cpu", when None.
+        progress: whether to show progress bars on stderr.
+
+    Returns:
+        What `comparison.json` says.
+
+    Raises:
+        FileNotFoundError, ValueError: when the set cannot be read, is too small, or settings do not go together.
+        FileExistsError: when `out` is complete or holds something else.
+    """
+    out = Path(out)
+    budget = TrainingBudget() if budget is None else budget
+    _check(models, seeds, num_synthetic, train_sizes)
+    for name in models:
+        MODELS[name].check_size(size, budget)
+    device = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+    widths = {DIAGNOSIS: classifier_width, SEGMENTATION: segmenter_width}
+    budgets = {task: Budget(eval_steps, eval_batch_size, LEARNING_RATES[task], validate_every, widths[task]) for task in TASKS}
+    _refuse_foreign(out)
+
+    splits = load_real(real, size)
+    parts = make_parts(splits, folds, train_sizes, samples_per_class)
+    num_classes = 1 + max(int(cases.class_labels.max()) for cases in splits.values())
+    training = Training(budgets, num_classes, pretrained_classifier, device)
+    settings = {
+        "real": str(real),
+        "cases": {split: len(cases) for split, cases in splits.items()},
+        "real_sha256": {split: _digest(cases) for split, cases in splits.items()},
+        "models": list(models),
+        "budget": asdict(budget),
+        "train_sizes": None if train_sizes is None else list(train_sizes),
+        "samples_per_class": None if samples_per_class is None else list(samples_per_class),
+        "folds": folds,
+        "num_synthetic": num_synthetic,
+        "size": size,
+        "seeds": list(seeds),
+        "downstream_budgets": {task: asdict(budgets[task]) for task in TASKS},
+        "pretrained_classifier": pretrained_classifier,
+        "feature_extractor": feature_extractor,
+        "audit_steps": audit_steps,
+        "num_resamples": num_resamples,
+        "device": device.type,
+    }
+    _begin(out, settings)
+
+    done = []
+    for part in parts:
+        place = out / part.folder
+        labels = labels_for(part.train, num_synthetic or len(part.train), seeds[0])
+        made, facts = {}, {}
+        for name in models:
+            folder = place / "models" / name
+            if not folder.is_dir():
+                _make(folder, name, part, labels, budget, seeds[0], device, progress)
+            made[name], facts[name] = _read_made(folder, name)
+        judge = _Judge(part, training, feature_extractor, audit_steps, seeds[0], progress)
+        measures = {}
+        for name in models:
+            path = place / "measures" / f"{name}.json"
+            if not path.is_file():
+                path.parent.mkdir(exist_ok=True)
+                _write_json(path, judge.measure(made[name]))
+            measures[name] = json.loads(path.read_text(encoding="utf-8"))
+        done.append(Done(part, facts, measures, _run_all(place / "runs", part, made, training, seeds, progress)))
+
+    result = summarise(done, list(models), list(seeds), num_resamples, str(real))
+    result["settings"] = settings
+    result["versions"] = {
+        "diffusers_macdm": own_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+    shown = out / parts[(len(train_sizes) if train_sizes else 1) - 1].folder / "models"  # of the first fold
+    write_comparison_page(out, result, {name: shown / name / "contact_sheet.png" for name in models})
+    _write_json(out / COMPARISON_FILE, result)  # last: its presence says that the comparison is finished
+    return result
+
+
+# --- the generative models --------------------------------------------------------------------------------------------
+
+
+def _make(folder: Path, name: str, part: Part, labels, budget: TrainingBudget, seed: int, device, progress: bool) -> None:
+    """Train a model and draw its pairs; the folder appears when all of it is there."""
+    if progress:
+        tqdm.write(f"{part.folder}: {name}", file=sys.stderr)
+    model = MODELS[name]()
+    facts = model.fit(part.train, budget, seed=seed, device=device, progress=progress)
+    start = time.monotonic()
+    made = model.sample(labels, seed=seed, given=part.train)
+    facts["seconds_per_pair"] = (time.monotonic() - start) / len(made)
+    temporary = folder.with_name(f".{name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    gray = ((made.radiographs[:, 0] + 1) * 127.5).round().to(torch.uint8).numpy()  # [N, H, W]
+    content = {"radiographs": gray, "class_labels": made.class_labels.numpy()}
+    if made.has_masks:
+        content["masks"] = made.masks.numpy()  # [N, 2, H, W]
+    np.savez_compressed(temporary / "samples.npz", **content)
+    shown = slice(SHEET_PAIRS)
+    masks = made.masks.numpy()[shown]
+    sheet = contact_sheet(
+        gray[shown],
+        masks[:, 0],
+        masks[:, 1],
+        captions=[f"label {label}" for label in made.class_labels[shown].tolist()],
+        outlines=made.has_masks,
+        title=f"{name}: the first pairs",
+    )
+    save(sheet, temporary / "contact_sheet.png")
+    _write_json(temporary / "facts.json", facts)
+    temporary.rename(folder)
+
+
+def _read_made(folder: Path, name: str) -> tuple[Cases, dict]:
+    with np.load(folder / "samples.npz") as content:
+        gray = torch.from_numpy(content["radiographs"])  # [N, H, W]
+        radiographs = gray[:, None].float() / 127.5 - 1
+        if "masks" in content:
+            masks = torch.from_numpy(content["masks"]).float() * 2 - 1
+        else:
+            masks = torch.full_like(radiographs, torch.nan).expand(-1, 2, -1, -1)
+        labels = content["class_labels"]
+    names = [f"{name}-{index:06d}" for index in range(len(gray))]
+    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    return Cases.of(torch.cat([radiographs, masks], dim=1), labels, names), facts
+
+
+# --- what is measured on the pairs ------------------------------------------------------------------------------------
+
+
+class _Judge:
+    """Realism, fit and copies of the pairs of one part.
+
+    It judges by networks of the part's real training cases alone, each trained when it is first asked for. Their last state is
+    taken, so that all held-out cases are new to them.
+    """
+
+    def __init__(self, part: Part, training: Training, feature_extractor: str | None, audit_steps: int, seed: int, progress):
+        self._part, self._training, self._source = part, training, feature_extractor
+        self._audit_steps, self._seed, self._progress = audit_steps, seed, progress
+        self._networks: dict[str, torch.nn.Module] = {}
+        self._extractor = self._detector = None
+
+    def measure(self, made: Cases) -> dict:
+        """`realism` and `fit` (see `evaluation`; fit is None without masks), `copies` a `proportion`."""
+        from ..evaluation.features import classifier_features, load_feature_extractor
+        from ..evaluation.fit import mask_fit
+        from ..evaluation.realism import realism
+
+        held_out, device = self._part.held_out, self._training.device
+        if self._extractor is None:
+            self._extractor = (
+                classifier_features(self._network(DIAGNOSIS), device=device)
+                if self._source is None
+                else load_feature_extractor(self._source, device=device)
+            )
+        found = realism(held_out, made, self._extractor, self._seed)
+        del found["tsne"]  # of each model, in each fold, a picture of its own: too many to look at
+        fit = None
+        if made.has_masks:
+            fit = mask_fit(self._network(SEGMENTATION), held_out, made, self._seed, device=device)
+        return {"realism": found, "fit": fit, "copies": proportion(self._copies(made))}
+
+    def _network(self, task: str) -> torch.nn.Module:
+        if task not in self._networks:
+            with tqdm(
+                total=self._training.budgets[task].steps, desc=f"reference, {task}", unit="step", disable=not self._progress
+            ) as bar:
+                trained = self._training.train(
+                    task, [Stage(self._part.train)], None, self._seed, progress=lambda step: bar.update()
+                )
+            self._networks[task] = trained.network
+        return self._networks[task]
+
+    def _copies(self, made: Cases) -> np.ndarray:
+        """bool `[N]`: closer to a training radiograph than 95 % of the held-out ones are."""
+        if self._detector is None:
+            train = _audit_images(self._part.train)
+            embedding = train_embedding(
+                train, self._audit_steps, self._seed, device=self._training.device, progress=self._progress
+            )
+            gallery = Gallery(train, self._part.train.patient_ids, embedding)
+            null = gallery.compare(_audit_images(self._part.held_out), progress="held-out films" if self._progress else None)
+            self._detector = CopyDetector(gallery, null)
+        return self._detector.find(_audit_images(made))
+
+
+def _audit_images(cases: Cases) -> torch.Tensor:
+    """uint8 `[N, 64, 64]`, of 8-bit films as those of the models are."""
+    gray = ((cases.radiographs[:, 0] + 1) * 127.5).round() / 255  # [N, H, W] in [0, 1]
+    return to_audit_size(gray.numpy(), cases.size)
+
+
+# --- the downstream networks ------------------------------------------------------------------------------------------
+
+
+def _run_all(folder: Path, part: Part, made: dict[str, Cases], training: Training, seeds, progress: bool) -> dict:
+    """Each arm of each task with each seed, as far as not done before."""
+    arms: dict[str, Arm | Cases] = {**{name: build_arms((1.0,))[name] for name in CONTROLS}, **made}
+    jobs = [
+        (task, name, seed)
+        for seed in seeds
+        for task in TASKS
+        for name, arm in arms.items()
+        if task == DIAGNOSIS or isinstance(arm, Arm) or arm.has_masks
+    ]
+    runs = {}
+    with tqdm(total=len(jobs), unit="training", disable=not progress) as bar:
+        for task, name, seed in jobs:
+            bar.set_description(f"{part.folder}, {task}, {name}, seed {seed}")
+            path = folder / task / name / f"seed-{seed}.json"
+            if not path.is_file():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _write_json(path, _run(arms[name], part, task, seed, training))
+            content = json.loads(path.read_text(encoding="utf-8"))["columns"]
+            runs[task, name, seed] = {column: np.array(values, dtype=float) for column, values in content.items()}
+            bar.update()
+    return runs
+
+
+def _run(arm: Arm | Cases, part: Part, task: str, seed: int, training: Training) -> dict:
+    if isinstance(arm, Arm):
+        stages, augmented = stages_of(arm, part.train, part.train.select([]), seed), arm.augmented
+    else:
+        stages, augmented = [Stage(Cases.concatenate([part.train, arm]))], False
+    trained = training.train(task, stages, part.validation, seed, augmented)
+    columns = (measure_diagnosis if task == DIAGNOSIS else measure_segmentation)(trained, part.test)
+    return {
+        "steps": trained.steps,
+        "best_step": trained.best_step,
+        "validation_score": trained.validation_score,
+        "seconds": trained.seconds,
+        "columns": {
+            name: [None if np.isnan(value) else value for value in values.tolist()] for name, values in columns.items()
+        },
+    }
+
+
+# --- files and settings -----------------------------------------------------------------------------------------------
+
+
+def _check(models: Sequence[str], seeds: Sequence[int], num_synthetic: int | None, train_sizes) -> None:
+    unknown = [name for name in models if name not in MODELS]
+    if unknown or not models or len(set(models)) < len(models):
+        raise ValueError(f"models {', '.join(models)} are not allowed: different ones of {', '.join(MODELS)}.")
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds {list(seeds)} are not allowed: different numbers from 0 on are needed.")
+    if num_synthetic is not None and num_synthetic < 2:
+        raise ValueError(f"num_synthetic={num_synthetic} is not allowed: at least 2 are needed.")
+    if train_sizes is not None and len(set(train_sizes)) < len(train_sizes):
+        raise ValueError(f"train sizes {list(train_sizes)} are not allowed: one is given twice.")
+
+
+def _refuse_foreign(out: Path) -> None:
+    if (out / COMPARISON_FILE).exists():
+        raise FileExistsError(f"{out} holds a finished comparison; nothing is overwritten.")
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / SETTINGS_FILE).is_file())):
+        raise FileExistsError(f"{out} exists and is neither an empty folder nor an interrupted comparison.")
+
+
+def _begin(out: Path, settings: dict) -> None:
+    """Record the settings, or compare them with those that the interrupted comparison was begun with."""
+    path = out / SETTINGS_FILE
+    if path.is_file():
+        begun, now = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(settings))
+        other = [name for name in now if begun.get(name) != now[name]]
+        if other:
+            raise ValueError(
+                f"{out} was begun with another {other[0]} ({json.dumps(begun.get(other[0]))}, now "
+                f"{json.dumps(now[other[0]])}): give the same settings, or another folder."
+            )
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    _write_json(path, settings)
+
+
+def _digest(cases: Cases) -> str:
+    """Of what the networks see, and of who it is."""
+    known = hashlib.sha256(np.ascontiguousarray(cases.joint_samples.numpy(), dtype="<f4").tobytes())
+    known.update(json.dumps([cases.class_labels.tolist(), cases.names, cases.patient_ids]).encode())
+    return known.hexdigest()
+
+
+def _write_json(path: Path, content: dict) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    temporary.rename(path)

@@ -1,0 +1,232 @@
+"""The values, differences and sentences of a comparison, from what was measured in its folds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..audit.copies import NOMINAL_RATE, proportion
+from ..evaluation.arms import CONTROLS
+from ..evaluation.downstream import TASKS
+from ..evaluation.endpoints import (
+    BETTER,
+    ENDPOINTS,
+    HELPS,
+    HURTS,
+    MIN_SEEDS,
+    NAMES,
+    NO_CLAIM,
+    NO_EVIDENCE,
+    PRIMARY,
+    WORSE,
+    Measurements,
+    TestSet,
+    conclude,
+)
+from .folds import Part
+from .macdm import MaCDM
+from .models import MODELS
+
+
+@dataclass(frozen=True)
+class Done:
+    """What was measured in one part.
+
+    Attributes:
+        facts: of each model, what `fit` returned and `seconds_per_pair`.
+        measures: of each model `realism` and `fit` (see `evaluation`; fit is None without masks) and `copies` (a `proportion`).
+        runs: `(task, arm, seed)` -> columns of the test cases, float64 `[N]` each; a model's name is its arm's.
+    """
+
+    part: Part
+    facts: Mapping[str, dict]
+    measures: Mapping[str, dict]
+    runs: Mapping[tuple[str, str, int], Mapping[str, np.ndarray]]
+
+
+def summarise(done: Sequence[Done], models: Sequence[str], seeds: Sequence[int], num_resamples: int, dataset: str) -> dict:
+    """comparison.json without settings and versions.
+
+    The test cases of all folds are taken together, as `macdm evaluate` does. What is measured on the pairs is a mean over the
+    folds.
+    """
+    results, differences, realism_rows, fit_rows, copies = [], [], [], [], []
+    sizes = list(dict.fromkeys(each.part.size for each in done))
+    for size in sizes:
+        of_size = [each for each in done if each.part.size == size]
+        train_size = round(np.mean([len(each.part.train) for each in of_size]))
+        rows, compared = _downstream(of_size, models, seeds, num_resamples)
+        results += [{"dataset": dataset, "train_size": train_size, **row} for row in rows]
+        differences += [{"train_size": train_size, **row} for row in compared]
+        for model in models:
+            tag = {"model": model, "train_size": train_size}
+            measures = [each.measures[model] for each in of_size]
+            realism_rows += [{**tag, **row} for row in over_folds([each["realism"]["measures"] for each in measures])]
+            if measures[0]["fit"] is not None:
+                fit_rows += [{**tag, **row} for row in over_folds([each["fit"]["measures"] for each in measures])]
+            found, total = (sum(each["copies"][name] for each in measures) for name in ("count", "total"))
+            copies.append({**tag, **proportion(np.arange(total) < found), "nominal_rate": NOMINAL_RATE})
+
+    largest = max(row["train_size"] for row in results)
+    verdicts, sentences = _conclusions(
+        models,
+        [row for row in results if row["train_size"] == largest],
+        [row for row in differences if row["train_size"] == largest],
+    )
+    last = [each for each in done if each.part.size == sizes[-1]]
+    return {
+        "conclusion": sentences,
+        "verdicts": verdicts,
+        "models": {model: _model_facts(model, last) for model in models},
+        "results": results,
+        "differences": differences,
+        "realism": realism_rows,
+        "fit": fit_rows,
+        "copies": copies,
+        "feature_extractor": done[0].measures[models[0]]["realism"]["feature_extractor"],
+        "notes": _notes(done, models, seeds),
+    }
+
+
+def _downstream(done: Sequence[Done], models: Sequence[str], seeds, num_resamples: int) -> tuple[list[dict], list[dict]]:
+    """Rows of `results` and `differences` of one training size."""
+    test = TestSet.of({each.part.fold: each.part.test for each in done})
+    columns: dict[str, dict[str, list]] = {task: {} for task in TASKS}
+    for task, arm, seed in done[0].runs:
+        parts = [each.runs[task, arm, seed] for each in done]
+        joined = {column: np.concatenate([part[column] for part in parts]) for column in parts[0]}
+        columns[task].setdefault(arm, []).append(joined)
+    measurements = Measurements(test, columns, num_resamples)
+    results, differences = [], []
+    for endpoint in ENDPOINTS:
+        arms = list(columns[endpoint.task])
+        for arm in arms:
+            row = measurements.result(endpoint, arm)
+            results.append({"model": arm if arm in models else None, **row})
+        pairs = [(model, control) for model in models for control in CONTROLS]
+        if MaCDM.name in models:
+            pairs += [(MaCDM.name, other) for other in models if other != MaCDM.name]
+        differences += [
+            measurements.difference(endpoint, arm, against) for arm, against in pairs if arm in arms and against in arms
+        ]
+    return results, differences
+
+
+def over_folds(per_fold: Sequence[Sequence[dict]]) -> list[dict]:
+    """Rows of the same names, masks and labels in all folds, their numbers averaged.
+
+    Where there are folds, the interval of the value is that of a mean of as many numbers (t distribution), and others are left
+    out: each fold has networks of its own to measure with, so that its cases cannot be pooled with the others'.
+    """
+    if len(per_fold) == 1:
+        return list(per_fold[0])
+    rows = []
+    for row in per_fold[0]:
+        key = [row.get(name) for name in ("name", "mask", "label")]
+        same = [other for fold in per_fold for other in fold if [other.get(name) for name in ("name", "mask", "label")] == key]
+        found = {name: row[name] for name in ("name", "mask", "label") if name in row}
+        for name, value in row.items():
+            if name not in found and not name.endswith("interval") and not isinstance(value, str):
+                numbers = [other[name] for other in same if other[name] is not None]
+                found[name] = float(np.mean(numbers)) if numbers else None
+        values = [other["value"] for other in same]
+        rows.append({**found, "interval": _mean_interval(values), "per_fold": values})
+    return rows
+
+
+def _mean_interval(values: Sequence[float | None]) -> list[float] | None:
+    from scipy.stats import t
+
+    known = np.array([value for value in values if value is not None])
+    if len(known) < 3:
+        return None
+    margin = t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known))
+    return [float(known.mean() - margin), float(known.mean() + margin)]
+
+
+def _model_facts(model: str, done: Sequence[Done]) -> dict:
+    """What the model is, and means over the folds."""
+    mean = lambda name: float(np.mean([each.facts[model][name] for each in done]))  # noqa: E731
+    return {
+        "description": MODELS[model].description,
+        "makes_masks": MODELS[model].makes_masks,
+        "num_parameters": done[0].facts[model]["num_parameters"],
+        "steps": done[0].facts[model]["steps"],
+        "seconds_training": mean("seconds"),
+        "seconds_per_pair": mean("seconds_per_pair"),
+    }
+
+
+def _conclusions(models: Sequence[str], results: Sequence[dict], differences: Sequence[dict]) -> tuple[dict, list[str]]:
+    """Verdict of each model in each task, from the primary endpoints, and the sentences that say it."""
+    verdicts, sentences = {}, []
+    for task in TASKS:
+        metric = PRIMARY[task].metric
+        tested = [row["arm"] for row in results if row["metric"] == metric and row["arm"] in models]
+        found = {model: conclude(task, model, model, results, differences) for model in tested}
+        verdicts[task] = {model: each["verdict"] for model, each in found.items()}
+        by_verdict = {}
+        for model, each in found.items():
+            by_verdict.setdefault(each["verdict"], []).append(model)
+        says = {
+            HELPS: "better than every control are the pairs of {}",
+            HURTS: "worse than every control are those of {}",
+            NO_EVIDENCE: "no evidence that those of {} help",
+            NO_CLAIM: "no claim is made about {}",
+        }
+        told = [sentence.format(_listed(by_verdict[each])) for each, sentence in says.items() if each in by_verdict]
+        if told:
+            sentences.append(f"{NAMES[task]}: {'; '.join(told)}.")
+        sentences += [each["sentence"] for each in found.values() if each["verdict"] in (HELPS, HURTS)]
+        sentences += _macdm_against_others(task, metric, differences, models, verdicts[task])
+    return verdicts, sentences
+
+
+def _macdm_against_others(task: str, metric: str, differences, models, verdicts: Mapping[str, str]) -> list[str]:
+    if verdicts.get(MaCDM.name) in (None, NO_CLAIM):
+        return []
+    rows = [row for row in differences if row["metric"] == metric and row["arm"] == MaCDM.name and row["against"] in models]
+    says = {
+        BETTER: "better than those of {}",
+        WORSE: "worse than those of {}",
+        NO_EVIDENCE: "no evidence of a difference from those of {}",
+    }
+    told = []
+    for verdict, sentence in says.items():
+        others = [row["against"] for row in rows if row["verdict"] == verdict]
+        if others:
+            told.append(sentence.format(_listed(others)))
+    return [f"{NAMES[task]}, MaC-DM's pairs against the other models': {'; '.join(told)}."] if told else []
+
+
+def _listed(names: Sequence[str]) -> str:
+    plain = [name.replace("_", " ") for name in names]
+    return plain[0] if len(plain) == 1 else f"{', '.join(plain[:-1])} and {plain[-1]}"
+
+
+def _notes(done: Sequence[Done], models: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    notes = [
+        "Each model was trained once in each fold and at each size: the intervals cover the choice of test patients and the "
+        "downstream trainings, not how another training of the generative model would turn out.",
+    ]
+    if len(models) > 1:
+        notes.append(
+            f"{len(models)} models are judged side by side, each by 95 % intervals of its own: the more of them, the likelier "
+            "it is that one looks better or worse by chance."
+        )
+    few = TestSet.of({each.part.fold: each.part.test for each in done if each.part.size == done[0].part.size}).few_patients()
+    if few is not None:
+        notes.append(few)
+    if len(seeds) < MIN_SEEDS:
+        notes.append(f"Only {len(seeds)} of {MIN_SEEDS} seeds: chance in the training is not measured, and no claim is made.")
+    given = [model for model in models if MODELS[model].makes_masks == "given"]
+    if given:
+        notes.append(f"The masks in the pairs of {_listed(given)} are those of training cases, not generated ones.")
+    if len({each.part.fold for each in done}) > 1:
+        notes.append(
+            "Realism and fit are means over the folds; their intervals are those of a mean of as many values, rough because "
+            "the folds share training cases."
+        )
+    return notes

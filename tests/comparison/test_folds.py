@@ -1,0 +1,66 @@
+"""Folds and sizes: each case is tested once, no patient is on two sides, smaller sizes are parts of larger ones."""
+
+import numpy as np
+import pytest
+import torch
+
+from diffusers_macdm.comparison.folds import labels_for, make_parts
+from diffusers_macdm.evaluation.cases import Cases
+
+
+def cases(count, first, seed=0):
+    labels = [index % 3 == 0 for index in range(count)]
+    patients = [f"p{first + index // 2}" for index in range(count)]
+    names = [f"c{first}-{index}" for index in range(count)]
+    return Cases.of(torch.zeros(count, 3, 2, 2), torch.tensor(labels).long(), names, patients)
+
+
+SPLITS = {"train": cases(60, 0), "validation": cases(18, 1000)}
+
+
+def test_folds_pool_all_splits_by_patient():
+    parts = make_parts(SPLITS, 4)
+    assert [part.fold for part in parts] == ["fold-0", "fold-1", "fold-2", "fold-3"]
+    tested = sum((part.test.names for part in parts), ())
+    assert len(tested) == 78 and set(tested) == set(SPLITS["train"].names) | set(SPLITS["validation"].names)
+    for number, part in enumerate(parts):
+        sides = [set(side.patient_ids) for side in (part.train, part.validation, part.test)]
+        assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+        assert len(part.train) + len(part.validation) + len(part.test) == 78
+        assert part.validation.names == parts[(number + 1) % 4].test.names
+        assert part.folder == f"fold-{number}/size-all" and len(part.held_out) == len(part.validation) + len(part.test)
+
+
+def test_sizes_are_nested_and_keep_the_proportions():
+    parts = make_parts(SPLITS, 3, train_sizes=[8, 20])
+    assert [part.folder for part in parts[:3]] == ["fold-0/size-8", "fold-0/size-20", "fold-1/size-8"]
+    for small, large in zip(parts[::2], parts[1::2], strict=True):
+        assert len(small.train) == 8 and len(large.train) == 20
+        assert set(small.train.names) < set(large.train.names) and small.test.names == large.test.names
+        share = large.train.has_lesion.float().mean()
+        assert share == pytest.approx(1 / 3, abs=0.06)
+
+
+def test_samples_per_class():
+    for part in make_parts(SPLITS, 3, samples_per_class=[12, 5]):
+        assert np.bincount(part.train.class_labels).tolist() == [12, 5]
+    with pytest.raises(ValueError, match="samples_per_class 400 of label 1.*fold-0 has"):
+        make_parts(SPLITS, 3, samples_per_class=[1, 400])
+
+
+def test_what_cannot_be_divided():
+    with pytest.raises(ValueError, match="no test split.*--folds K"):
+        make_parts(SPLITS, None)
+    with pytest.raises(ValueError, match="folds=2"):
+        make_parts(SPLITS, 2)
+    with pytest.raises(ValueError, match="train size 500 is not allowed: fold-0 has"):
+        make_parts(SPLITS, 3, train_sizes=[500])
+    parts = make_parts({**SPLITS, "test": cases(8, 2000)}, None)
+    assert [part.fold for part in parts] == ["split"] and parts[0].test.names[0] == "c2000-0"
+
+
+def test_labels_of_the_pairs():
+    train = SPLITS["train"]
+    assert labels_for(train, 60, 0).tolist() == train.class_labels.tolist()
+    assert np.bincount(labels_for(train, 30, 0)).tolist() == [20, 10]
+    assert np.bincount(labels_for(train, 150, 0)).tolist() == [100, 50]
