@@ -23,11 +23,12 @@ class Sizes:
     num_normal: int = 96  # training cases; a quarter as many in validation and in test
     num_lesion: int = 48
     classifier_steps: int = 150
-    denoiser_steps: int = 800
+    denoiser_steps: int = 1600
+    denoiser_channels: tuple[str, ...] = ("64", "64", "96")
     patch_size: str = "2"  # of the denoisers of pixels: a quarter of the work
     num_per_class: int = 144  # synthetic pairs: twice the training cases in all
     num_inference_steps: int = 25
-    downstream_steps: int = 120
+    downstream_steps: int = 160
     downstream_width: int = 16
     ratios: tuple[str, ...] = ("0.5", "1", "2")
     models: tuple[str, ...] = ()  # all
@@ -52,18 +53,26 @@ def run_experiments(out: Path, sizes: Sizes) -> None:
     counts = ["--num-normal", str(sizes.num_normal), "--num-lesion", str(sizes.num_lesion)]
     stages.run("phantom", data, lambda: macdm("phantom", str(data), *counts, "--size", size, "--seed", "0"))
     network = ["--train_data_dir", str(data), "--output_dir", str(model), "--resolution", size, "--layers_per_block", "1"]
-    network += ["--patch_size", sizes.patch_size, "--block_out_channels", *sizes.generator_channels, "--no-augment"]
-    network += ["--learning_rate", "1e-3", "--train_batch_size", "16", "--seed", "0"]
+    network += ["--patch_size", sizes.patch_size, "--no-augment", "--seed", "0"]
     network += ["--resume_from_checkpoint", "latest", "--checkpoints_total_limit", "1"]
     stages.run(
         "guidance classifier",
         model / "guidance_classifier",
-        lambda: launch("train_guidance_classifier.py", [*network, "--max_train_steps", str(sizes.classifier_steps)]),
+        lambda: launch(
+            "train_guidance_classifier.py",
+            [*network, "--max_train_steps", str(sizes.classifier_steps), "--block_out_channels", *sizes.generator_channels]
+            + ["--train_batch_size", "16", "--learning_rate", "1e-3"],
+        ),
     )
     stages.run(
         "denoiser",
         model / "model_index.json",
-        lambda: launch("train_macdm.py", [*network, "--max_train_steps", str(sizes.denoiser_steps), "--audit_steps", "0"]),
+        lambda: launch(
+            "train_macdm.py",
+            [*network, "--max_train_steps", str(sizes.denoiser_steps), "--block_out_channels", *sizes.denoiser_channels]
+            + ["--train_batch_size", "8", "--learning_rate", "1.2e-3", "--task_probabilities", "0.9", "0.05", "0.05"]
+            + ["--audit_steps", "0"],  # `macdm sweep` looks for copies
+        ),
     )
     stages.run(
         "generate",

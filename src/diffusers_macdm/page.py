@@ -58,7 +58,9 @@ STYLE = (
   thead th { border-bottom: 2px solid #888; vertical-align: bottom; }
   tbody th { font-weight: normal; }
   th.text, td.text { text-align: left; }
+  td.note { min-width: 15rem; }
   .interval { white-space: nowrap; }
+  .narrow { max-width: 600px; }
   pre { background: #f4f4f4; padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; }
   nav { font-size: .9rem; margin: .8rem 0; }
   nav a { margin-right: .9rem; white-space: nowrap; }
@@ -145,13 +147,14 @@ def percent_interval(pair: Sequence[float] | None) -> str:
 
 
 def number(value: float | None, sign: bool = False) -> str:
-    """Three decimals, one from 10 on, four below 0.01. `sign` is for differences: a plus is written, and three decimals."""
+    """Three decimals; one from 10 on, none from 1000 on, four below 0.01. `sign`, for differences: a plus, and never four."""
     if value is None:
         return NOT_MEASURED
     if isinstance(value, int):
         return f"{value:,}"
-    digits = 1 if abs(value) >= 10 else 4 if 0 < abs(value) < 0.01 and not sign else 3
-    text = f"{value:{'+' if sign else ''}.{digits}f}"
+    size = abs(value)
+    digits = 0 if size >= 1000 else 1 if size >= 10 else 4 if 0 < size < 0.01 and not sign else 3
+    text = f"{value:{'+' if sign else ''},.{digits}f}"
     return text.replace("-", "−")
 
 

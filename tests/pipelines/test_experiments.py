@@ -29,6 +29,7 @@ def experiments(tmp_path_factory):
         models=("macdm", "classifier_free"),
         generator_steps=3,
         generator_channels=("8", "16"),
+        denoiser_channels=("32", "32"),
         grid=("guidance_scale=0,1",),
         sweep_per_class=4,
     )

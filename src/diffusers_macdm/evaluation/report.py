@@ -25,7 +25,7 @@ PAGE = """{% extends "base.html" %}
 diagnosis classifier (is there a lesion?) and a segmenter (where is it?). The pairs <em>help</em> only where they beat
 <em>every</em> control: the real cases alone, the real cases with ordinary augmentation, and the real cases merely shown more
 often.
-{% if r.notes %}<a href="#notes">{{ r.notes | length }} notes</a> say what else to bear in mind.{% endif %}</p>
+{% if r.notes %}The <a href="#notes">notes</a> say what else to bear in mind.{% endif %}</p>
 <nav aria-label="Sections">{% for anchor, name in sections %}<a href="#{{ anchor }}">{{ name }}</a>{% endfor %}</nav>
 
 <h2 id="differences">Against the controls</h2>
@@ -40,7 +40,7 @@ often.
 <caption>{{ task.name | capitalize }}: difference in {{ task.metric | plain }} (95 % interval)</caption>
 {{ head(["arm"] + task.controls) }}<tbody>
 {% for arm, row in task.differences.items() %}<tr><th scope="row">{{ arm }}</th>
-{% for control in task.controls %}<td>{{ difference(row[control]) }}</td>{% endfor %}</tr>
+{% for control in task.controls %}<td>{{ difference(row[control]) if row[control] else "" }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
 {% endfor %}
 {% else %}<p>Not measured: no arm was evaluated.</p>{% endif %}
@@ -116,11 +116,11 @@ generator can be expected to do better.</p>
 <td>{{ row.real_versus_real | number }}</td><td>{{ row.num_real }}</td><td>{{ row.num_synthetic }}</td>
 <td class="text note">{{ row.note or "" }}</td></tr>
 {% endfor %}</tbody></table></div>
-{% if tsne %}{{ picture(
+{% if tsne %}<div class="narrow">{{ picture(
   tsne, "t-SNE map of the features of real and synthetic radiographs",
   "t-SNE: near in this map is alike in the features. Where real and synthetic points mix, the features do not tell them apart;
 the directions and the distances between clusters mean nothing."
-) }}{% endif %}
+) }}</div>{% endif %}
 {% else %}<p>Not measured: realism was left out.</p>{% endif %}
 
 <h2 id="fit">Do the masks fit the radiographs?</h2>
