@@ -54,7 +54,7 @@ from .summary import Done, summarise
 
 COMPARISON_FILE, SETTINGS_FILE = "comparison.json", "settings.json"
 PACKAGES = ("torch", "diffusers", "transformers", "monai", "scikit-learn", "scipy", "numpy")
-SHEET_PAIRS = 16
+SHEET_PAIRS = 8  # of each label, the first ones
 
 
 def compare(
@@ -192,19 +192,18 @@ def _make(folder: Path, name: str, part: Part, labels, budget: TrainingBudget, s
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     gray = ((made.radiographs[:, 0] + 1) * 127.5).round().to(torch.uint8).numpy()  # [N, H, W]
-    content = {"radiographs": gray, "class_labels": made.class_labels.numpy()}
+    content = {"radiographs": gray, "class_labels": labels}
     if made.has_masks:
         content["masks"] = made.masks.numpy()  # [N, 2, H, W]
     np.savez_compressed(temporary / "samples.npz", **content)
-    shown = slice(SHEET_PAIRS)
-    masks = made.masks.numpy()[shown]
+    shown = np.concatenate([np.flatnonzero(labels == label)[:SHEET_PAIRS] for label in np.unique(labels)])
+    masks = made.masks.numpy()[shown]  # [N, 2, H, W]
     sheet = contact_sheet(
         gray[shown],
         masks[:, 0],
         masks[:, 1],
-        captions=[f"label {label}" for label in made.class_labels[shown].tolist()],
+        captions=[f"label {label}" for label in labels[shown].tolist()],
         outlines=made.has_masks,
-        title=f"{name}: the first pairs",
     )
     save(sheet, temporary / "contact_sheet.png")
     _write_json(temporary / "facts.json", facts)
