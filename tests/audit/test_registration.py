@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from audit_data import phantoms
 from scipy.ndimage import gaussian_filter, map_coordinates
 
+from diffusers_macdm.audit import registration
 from diffusers_macdm.audit.images import SIZE, affine_grid, plant_copies, to_unit
 from diffusers_macdm.audit.registration import (
     COARSE,
@@ -120,7 +121,7 @@ def test_alignments_keep_half_of_the_frame_in_common():
     assert (every[:, 1:] == 0).all(dim=1).sum() == 2  # the identity, and the mirror image
 
 
-def test_search_is_the_largest_masked_ncc(radiographs):
+def test_search_is_the_largest_masked_ncc(radiographs, monkeypatch):
     """All alignments of one pair with numpy and scipy: differences of neighbours, inside of the moved frame."""
     query, fixed = (
         gaussian_filter(to_unit(image).numpy().astype(float), SEARCH_BLUR, mode="nearest", radius=6)
@@ -145,7 +146,10 @@ def test_search_is_the_largest_masked_ncc(radiographs):
             product, norm_a, norm_b = product + (a * b).sum(), norm_a + (a * a).sum(), norm_b + (b * b).sum()
         expected.append(product / ((np.sqrt(norm_a) + 0.01) * (np.sqrt(norm_b) + 0.01)))
     expected = np.array(expected)
-    likeness, number = Search(radiographs[1:2])(radiographs[:1])
+    with monkeypatch.context() as patch:
+        patch.setattr(registration, "_above_grid", lambda ncc, best, place: 0 * best)
+        likeness, number = Search(radiographs[1:2])(radiographs[:1])
+    assert (Search(radiographs[1:2])(radiographs[:1])[0] >= likeness).all()
     halves = expected.reshape(2, -1)
     np.testing.assert_allclose(likeness[0, :, 0], halves.max(axis=1), atol=1e-4)
     np.testing.assert_allclose(expected[number[0, :, 0]], halves.max(axis=1), atol=1e-4)
@@ -153,9 +157,20 @@ def test_search_is_the_largest_masked_ncc(radiographs):
 
 
 def test_search_in_blocks_is_the_same(radiographs, monkeypatch):
-    from diffusers_macdm.audit import registration
-
     whole = Search(radiographs)(radiographs[:2])
     monkeypatch.setattr(registration, "_SEARCH_BLOCK", 1)
     for one, other in zip(Search(radiographs)(radiographs[:2]), whole, strict=True):
         assert torch.allclose(one.float(), other.float(), atol=1e-6)
+
+
+def test_the_peak_between_two_shifts_is_seen():
+    """A parabola through three equidistant values has its peak (r - l)^2 / 8 (2 m - l - r) above the middle one."""
+    tried = alignments()[: len(alignments()) // 2]
+    place = int((tried[:, 1:] - torch.tensor([0.0, 0.0, 0.12, -0.24])).abs().sum(dim=1).argmin())
+    shifts = torch.stack([tried[:, 3] - 0.15, tried[:, 4] + 0.22], dim=1)
+    ncc = 0.9 - (shifts.square() * torch.tensor([2.0, 3.0])).sum(dim=1)  # its peak is 0.9, at a shift that is not tried
+    ncc = ncc[:, None, None].expand(-1, 2, 3)
+    best, number = ncc.max(dim=0)
+    same = tried[number, 3:]  # any rotation and scale
+    assert torch.allclose(same, tried[place, 3:].expand_as(same)) and (best < 0.9).all()
+    assert torch.allclose(best + registration._above_grid(ncc, best, number), torch.tensor(0.9), atol=1e-5)

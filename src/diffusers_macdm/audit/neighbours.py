@@ -17,9 +17,9 @@ from .registration import COARSE, FINE, Search, aligned_distance, alignments, un
 
 # Who is aligned finely: the training images that the search, the embedding or the pixels put nearest. Three finders, for
 # none of them finds every copy.
-SEARCH_CANDIDATES, EMBEDDING_CANDIDATES, PIXEL_CANDIDATES = 64, 8, 1
+SEARCH_CANDIDATES, EMBEDDING_CANDIDATES, PIXEL_CANDIDATES = 128, 8, 1
 FIRST_STEPS, FINAL_STEPS, FINALISTS = 8, 14, 6  # of the descent: few for all, more for the best of them
-UNMOVED_CANDIDATES = 24  # of those that the search found, from no alignment but the mirror as well
+UNMOVED_CANDIDATES = 96  # of those that the search found, from no alignment but the mirror as well
 _SEARCH_QUERIES = 8
 _PIXEL_SIDE = 32
 _QUERY_BLOCK, _GALLERY_BLOCK = 512, 4096

@@ -58,7 +58,8 @@ class Search:
             queries: uint8 `[N, 64, 64]`.
 
         Returns:
-            NCC `[N, 2, M]` in [-1, 1], as it is and mirrored, and the number of the alignment in `alignments()` `[N, 2, M]`.
+            NCC `[N, 2, M]`, as it is and mirrored, at its peak, which may lie between the alignments that are tried; and the
+            number of the best of these in `alignments()` `[N, 2, M]`.
         """
         grids, frames = _search_grids()  # [V, n, n, 2], [V, E]
         stacked = _small(queries).transpose(0, 1).expand(len(frames), -1, -1, -1)  # [V, N, n, n]
@@ -74,8 +75,41 @@ class Search:
             ncc = (moved.flatten(0, 1) @ fixed.T).view(len(frames), len(queries), -1) / norms[:, None]  # [V, N, G]
             for side, half in enumerate(ncc.chunk(2)):  # alignments() has the mirrored half last
                 likeness, place = half.max(dim=0)  # [N, G]
-                best[:, side, part], number[:, side, part] = likeness, place + side * len(frames) // 2
+                best[:, side, part] = likeness + _above_grid(half, likeness, place)
+                number[:, side, part] = place + side * len(frames) // 2
         return best, number
+
+
+def _above_grid(ncc: torch.Tensor, best: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+    """How much higher than at the best alignment tried the NCC is at its peak, by a parabola through the neighbouring shifts in
+    either direction: `[N, G]` of `ncc` `[V / 2, N, G]`, `best` and `place` `[N, G]`.
+
+    The true shift of a copy lies up to half a step from those tried, and half a step away many strangers are as like. (Along
+    rotation and scale the steps are too wide for a parabola.)
+    """
+    height = torch.zeros_like(best)
+    for below, above in _shift_neighbours():
+        before, after = below[place], above[place]  # [N, G]
+        low, high = (ncc.gather(0, index.clamp_min(0)[None])[0] for index in (before, after))
+        bend = 2 * best - low - high
+        inside = (before >= 0) & (after >= 0) & (bend > 1e-4)
+        height += torch.where(inside, (high - low).square() / (8 * bend.clamp_min(1e-4)), 0.0)
+    return height
+
+
+@functools.cache
+def _shift_neighbours() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """For x and for y, the alignment one shift before and after each one, `[V / 2]`; -1 where there is none."""
+    tried = alignments()[: len(alignments()) // 2].round(decimals=4)
+    index = {tuple(row): number for number, row in enumerate(tried.tolist())}
+    step = 2 * (SHIFTS[1] - SHIFTS[0])  # in half sides
+
+    def moved(axis: int, by: float) -> torch.Tensor:
+        rows = tried.clone()
+        rows[:, axis] += by
+        return torch.tensor([index.get(tuple(row), -1) for row in rows.round(decimals=4).tolist()])
+
+    return [(moved(axis, -step), moved(axis, step)) for axis in (3, 4)]
 
 
 @functools.cache
