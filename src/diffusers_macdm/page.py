@@ -147,12 +147,14 @@ def percent_interval(pair: Sequence[float] | None) -> str:
 
 
 def number(value: float | None, sign: bool = False) -> str:
-    """Three decimals; one from 10 on, none from 1000 on, four below 0.01. `sign`, for differences: a plus, and never four."""
+    """Three decimals; four below 0.01, one from 10 and none from 1000 on. `sign`, for differences: a plus, and never four."""
     if value is None:
         return NOT_MEASURED
     if isinstance(value, int):
         return f"{value:,}"
     size = abs(value)
+    if size >= 100_000:
+        return f"{value:{'+' if sign else ''}.2e}".replace("-", "−")
     digits = 0 if size >= 1000 else 1 if size >= 10 else 4 if 0 < size < 0.01 and not sign else 3
     text = f"{value:{'+' if sign else ''},.{digits}f}"
     return text.replace("-", "−")

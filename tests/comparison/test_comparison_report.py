@@ -14,6 +14,7 @@ from diffusers_macdm.page import BLUE, VERMILION
 CONTROLS = ("real_only", "classical_augmentation", "duplicated_real")
 MODELS = ("macdm", "classifier_free", "conditional_gan")
 SHIFTS = {"macdm": 0.1, "classifier_free": 0.0, "conditional_gan": -0.1}
+CAPTION = "Diagnosis of test cases after training with each model's pairs (95 % interval)"
 SENTENCE = "Diagnosis: the pairs of macdm help."
 NUM_IMAGES = 2 + 2 + 2 + 2 + 3 + 3  # at two sizes differences to controls and between models; curves; contact sheets
 
@@ -115,7 +116,7 @@ def test_tables_have_the_numbers_and_bold_only_where_no_interval_overlaps(page):
         ["classifier free", "● no evidence", "○ no claim"],
         ["conditional GAN", "▼ hurts", "not measured"],
     ]
-    downstream = {row[0]: row[1:] for row in found["Test cases, networks trained with each model's pairs (95 % interval)"]}
+    downstream = {row[0]: row[1:] for row in found[CAPTION]}
     assert downstream["MaC-DM"][0] == "<strong>0.900 (0.870 to 0.930)</strong>"
     assert downstream["real only"][0] == "0.800 (0.770 to 0.830)"
     pairs = {row[0]: row[1:] for row in found["Trained on 250 cases (95 % interval)"]}

@@ -38,11 +38,14 @@ augmentation, and merely shown more often.</p>
 {% endfor %}</tbody></table></div>
 {% for part in sizes %}
 {% if sizes | length > 1 %}<h3>Trained on {{ part.size }} cases</h3>{% endif %}
-<div class="scroll"><table><caption>Test cases, networks trained with each model's pairs (95 % interval)</caption>
-{{ head(["arm"] + part.columns) }}<tbody>
-{% for arm, row in part.results.items() %}<tr><th scope="row">{{ arm | plain }}</th>
-{% for column in part.columns %}{{ cell(row.get(column)) }}{% endfor %}</tr>
+{% for task, rows in part.results.items() %}
+<div class="scroll"><table>
+<caption>{{ task | capitalize }} of test cases after training with each model's pairs (95 % interval)</caption>
+{{ head(["arm"] + part.metrics[task] | map("plain") | list) }}<tbody>
+{% for arm, row in rows.items() %}<tr><th scope="row">{{ arm | plain }}</th>
+{% for metric in part.metrics[task] %}{{ cell(row.get(metric)) }}{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
+{% endfor %}
 <div class="pictures">{% for title, source in part.forests.items() %}{{ picture(
   source, title ~ ", with 95 % intervals; the table below has the numbers", title
 ) }}{% endfor %}</div>
@@ -127,7 +130,7 @@ def write_comparison_page(folder: str | Path, result: dict, sheets: Mapping[str,
         PAGE,
         r=result,
         sizes=sizes,
-        curves=_curves(sizes) if len(sizes) > 1 else {},
+        curves=_curves(sizes, primary) if len(sizes) > 1 else {},
         sheets={name: png_source(Path(path).read_bytes()) for name, path in sheets.items()},
     )
     write_index(Path(folder), page)
@@ -139,12 +142,14 @@ def _of_size(result: dict, size: int, primary: Mapping[str, str]) -> dict:
         name: [row for row in result[name] if row["train_size"] == size]
         for name in ("results", "differences", "realism", "fit", "copies")
     }
-    columns = {(row["task"], row["metric"]): _column(row["task"], row["metric"]) for row in rows["results"]}
-    results: dict[str, dict] = {}
+    results: dict[str, dict[str, dict]] = {}
+    directions: dict[str, dict[str, int]] = {}
     for row in rows["results"]:
-        results.setdefault(row["arm"], {})[columns[row["task"], row["metric"]]] = dict(row)
-    for row in {column: row for of_arm in results.values() for column, row in of_arm.items()}.values():
-        _mark_best(results, _column(row["task"], row["metric"]), 1 if row["higher_is_better"] else -1)
+        results.setdefault(row["task"], {}).setdefault(row["arm"], {})[row["metric"]] = dict(row)
+        directions.setdefault(row["task"], {})[row["metric"]] = 1 if row["higher_is_better"] else -1
+    for task, of_task in directions.items():
+        for metric, direction in of_task.items():
+            _mark_best(results[task], metric, direction)
 
     pairs: dict[str, dict] = {}
     references: dict[str, float] = {}
@@ -177,14 +182,13 @@ def _of_size(result: dict, size: int, primary: Mapping[str, str]) -> dict:
             forests[caption] = forest_plot(series, f"difference in {plain(primary[task])}", "no difference")
     return {
         "size": size,
-        "columns": list(columns.values()),
         "results": results,
+        "metrics": {task: list(of_task) for task, of_task in directions.items()},
         "pairs": pairs,
         "measures": list(references),
         "references": references,
         "differences": differences,
         "forests": forests,
-        "primary": [columns[item] for item in primary.items() if item in columns],
     }
 
 
@@ -214,16 +218,23 @@ def _mark_best(table: Mapping[str, dict], column: str, direction: int) -> None:
     best["best"] = all(max(direction * end for end in other["interval"]) < worst_end for other in others)
 
 
-def _curves(sizes: Sequence[dict]) -> dict[str, str]:
+def _curves(sizes: Sequence[dict], primary: Mapping[str, str]) -> dict[str, str]:
     """Primary metrics and KID against the number of training cases."""
+    tables = [
+        *(
+            (_column(task, metric), metric, [part["results"].get(task, {}) for part in sizes])
+            for task, metric in primary.items()
+        ),
+        ("KID", "kid", [part["pairs"] for part in sizes]),
+    ]
     plots = {}
-    for column in dict.fromkeys(column for part in sizes for column in (*part["primary"], "kid")):
+    for title, name, by_size in tables:
         lines: dict[str, list] = {}
-        for part in sizes:
-            for arm, row in (part["pairs"] if column == "kid" else part["results"]).items():
-                if column in row:
-                    point = {"x": part["size"], "value": row[column]["value"], "interval": row[column]["interval"]}
+        for part, table in zip(sizes, by_size, strict=True):
+            for arm, row in table.items():
+                if name in row:
+                    point = {"x": part["size"], "value": row[name]["value"], "interval": row[name]["interval"]}
                     lines.setdefault(plain(arm), []).append(point)
         if lines:
-            plots[plain(column)] = curves(lines, "training cases", plain(column), log_x=True)
+            plots[title] = curves(lines, "training cases", title, log_x=True)
     return plots
