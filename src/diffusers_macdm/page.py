@@ -56,7 +56,7 @@ STYLE = (
   th, td { border-bottom: 1px solid #d0d0d0; padding: .3rem .8rem; text-align: right; vertical-align: top; }
   th:first-child, td:first-child { text-align: left; padding-left: 0; }
   thead th { border-bottom: 2px solid #888; vertical-align: bottom; }
-  tbody th { font-weight: normal; }
+  tbody th { font-weight: normal; min-width: 6rem; }
   th.text, td.text { text-align: left; }
   td.note { min-width: 15rem; }
   .interval { white-space: nowrap; }

@@ -60,20 +60,20 @@ augmentation, and merely shown more often.</p>
 <p class="note">Bold: the best value, where its interval overlaps with that of no other row; no bold, no winner.</p>
 
 <h2 id="pairs">The pairs themselves</h2>
-{% for part in sizes %}
-<div class="scroll"><table><caption>{{ "Trained on %s cases" | format(part.size) if sizes | length > 1 else "All labels" }}
-(95 % interval)</caption>
-{{ head(["model"] + part.measures | map("plain") | list) }}<tbody>
+{% for part in sizes %}{% for title, measures in part.measures.items() %}
+<div class="scroll"><table>
+<caption>{{ title }}{% if sizes | length > 1 %}, trained on {{ part.size }} cases{% endif %} (95 % interval)</caption>
+{{ head(["model"] + measures | map("plain") | list) }}<tbody>
 {% for model in r.models %}<tr><th scope="row">{{ model | plain }}</th>
-{% for name in part.measures %}{{ cell(part.pairs.get(model, {}).get(name)) }}{% endfor %}</tr>
+{% for name in measures %}{{ cell(part.pairs.get(model, {}).get(name)) }}{% endfor %}</tr>
 {% endfor %}
-<tr><th scope="row">real cases against real ones</th>
-{% for name in part.measures %}<td>{{ part.references[name] | number }}</td>{% endfor %}</tr>
+<tr><th scope="row">for comparison</th>{% for name in measures %}<td>{{ part.references[name] | number }}</td>{% endfor %}</tr>
 </tbody></table></div>
-{% endfor %}
-<p class="note">Fit: Dice between the masks of a pair and those that a segmenter, trained on real pairs alone, sees in it. A
-model that makes no masks, or keeps those it was given, has no such value or one that says less. Copies are closer to a
-training film than 95 % of other patients' films are.</p>
+{% endfor %}{% endfor %}
+<p class="note">For comparison: what two halves of the real cases give against each other, the fit of real pairs, and the
+copies that there are by chance. Fit: Dice between the masks of a pair and those that a segmenter, trained on real pairs alone,
+sees in it. A model that makes no masks, or keeps those it was given, has no such value or one that says less. Copies are closer
+to a training film than 95 % of other patients' films are.</p>
 
 {% if curves %}<h2 id="sizes">More training cases</h2>
 <div class="pictures">{% for title, source in curves.items() %}{{ picture(
@@ -120,8 +120,8 @@ def write_comparison_page(folder: str | Path, result: dict, sheets: Mapping[str,
         folder: an existing one.
         result: what `comparison.json` says: `conclusion`, `verdicts` (by task and model), `models`, `results` and `differences`
             (as in `evaluation.json`, each with its `train_size`; an arm is a control or a model), `realism` and `fit` (the rows
-            of their measures) and `copies` (`value`, `interval`), each row with its `model` and `train_size`, `notes`,
-            `settings`, `versions`.
+            of their measures) and `copies` (`value`, `interval`, `nominal_rate`), each row with its `model` and `train_size`,
+            `notes`, `settings`, `versions`.
         sheets: a contact sheet of each model, as a PNG file.
     """
     primary = {row["task"]: row["metric"] for row in result["results"] if row["primary"]}
@@ -153,9 +153,12 @@ def _of_size(result: dict, size: int, primary: Mapping[str, str]) -> dict:
 
     pairs: dict[str, dict] = {}
     references: dict[str, float] = {}
-    for model, name, row, reference in _measures(rows):
+    measures: dict[str, list] = {}
+    for title, model, name, row, reference in _measures(rows):
         pairs.setdefault(model, {})[name] = {"value": row["value"], "interval": row["interval"]}
-        references.setdefault(name, reference)
+        if name not in references:
+            references[name] = reference
+            measures.setdefault(title, []).append(name)
     for name, direction in DIRECTIONS.items():
         _mark_best(pairs, name, direction)
 
@@ -185,7 +188,7 @@ def _of_size(result: dict, size: int, primary: Mapping[str, str]) -> dict:
         "results": results,
         "metrics": {task: list(of_task) for task, of_task in directions.items()},
         "pairs": pairs,
-        "measures": list(references),
+        "measures": measures,
         "references": references,
         "differences": differences,
         "forests": forests,
@@ -197,15 +200,15 @@ def _column(task: str, metric: str) -> str:
 
 
 def _measures(rows: Mapping[str, list[dict]]):
-    """Model, name, row and what real cases have instead, of all measures of the pairs over all labels."""
+    """Table, model, name, row and what there is for comparison, of all measures of the pairs over all labels."""
     for row in rows["realism"]:
         if row["label"] is None:
-            yield row["model"], row["name"], row, row["real_versus_real"]
+            yield "Radiographs", row["model"], row["name"], row, row["real_versus_real"]
     for row in rows["fit"]:
         if row["label"] is None:
-            yield row["model"], f"{row['mask']}_fit_dice", row, row["real"]
+            yield "Masks and copies", row["model"], f"{row['mask']}_fit_dice", row, row["real"]
     for row in rows["copies"]:
-        yield row["model"], "copy_rate", row, None
+        yield "Masks and copies", row["model"], "copy_rate", row, row["nominal_rate"]
 
 
 def _mark_best(table: Mapping[str, dict], column: str, direction: int) -> None:
