@@ -97,7 +97,7 @@ def test_unlabeled_cases_do_not_count(phantom, tmp_path):
     assert classifier.config.num_classes == 2
     args = train_guidance_classifier.parse_args([])
     process = ForwardProcess.from_scheduler(training_utils.training_scheduler(args))
-    loss = train_guidance_classifier.ClassificationLoss(args, process, classifier.config)
+    loss = train_guidance_classifier.classification_loss(args, process, classifier.config)
     batch = torch.utils.data.default_collate([dataset[i] for i in range(4)])
     unlabeled = batch["class_label"] == 2
     assert unlabeled.sum() == 1
@@ -117,7 +117,7 @@ def test_the_loss_falls_on_one_batch(phantom):
     dataset, classifier = resolved["dataset"], resolved["classifier"]
     args = train_guidance_classifier.parse_args([])
     process = ForwardProcess.from_scheduler(training_utils.training_scheduler(args))
-    loss = train_guidance_classifier.ClassificationLoss(args, process, classifier.config)
+    loss = train_guidance_classifier.classification_loss(args, process, classifier.config)
     batch = torch.utils.data.default_collate([dataset[i] for i in range(10)])
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=3e-3)
     losses = []
