@@ -84,7 +84,7 @@ def test_the_toy_set_is_learned(name):
         assert chosen.radiographs.mean().item() == pytest.approx(brightness, abs=0.15)
         if cases.has_masks:
             agreement = (chosen.masks[:, 0] == (disc(SIZE / 2.5) > 0)).float().mean()
-            assert agreement > 0.95
+            assert agreement > 0.93  # an empty mask's is 0.52
     if cases.has_masks:
         lesion = disc(SIZE / 6) > 0
         found = cases.masks[cases.class_labels == 1, 1]

@@ -11,13 +11,13 @@ from ..evaluation.cases import Cases
 from ..forward_process import noise_of, prediction_of
 from ..guidance import classifier_gradient, classifier_guided_noise
 from ..joint_sample import RADIOGRAPH
-from ..losses import HybridLoss
 from ..macdm import GuidanceClassifier
 from .denoising import (
     PREDICTION_TYPE,
     ClassConditionalUNet,
-    ancestral_scheduler,
+    ddim_scheduler,
     denoise,
+    mean_squared_error,
     network_arguments,
     training_process,
 )
@@ -35,8 +35,8 @@ class GuidedDDPM(GenerativeModel):
     name = "guided_ddpm"
     description = (
         "class-conditional diffusion of the radiograph alone with classifier guidance (ADM, Dhariwal and Nichol, arXiv "
-        f"2105.05233): hybrid loss with learned variance, the classifier gets {CLASSIFIER_SHARE:.0%} of the steps; ancestral "
-        "sampling; no masks"
+        f"2105.05233, algorithm 2): mean squared error of v, the classifier gets {CLASSIFIER_SHARE:.0%} of the steps; DDIM; "
+        "no masks"
     )
     makes_masks = "none"
 
@@ -50,28 +50,22 @@ class GuidedDDPM(GenerativeModel):
         self.num_classes, self.budget, self.size, self.device = count_classes(cases), budget, cases.size, device
         self.process = training_process(device)
         classifier_steps = max(1, round(CLASSIFIER_SHARE * budget.steps))
-        # One channel has no lesion mask, so there are no lesion regions to weigh.
-        hybrid_loss = HybridLoss(
-            channel_weights=(1.0,), lesion_region_weight=1.0, radiograph_region_weight=1.0, prediction_type=PREDICTION_TYPE
-        )
-
-        def noised(batch):
-            clean = batch["joint_sample"][:, RADIOGRAPH, None]  # [B, 1, H, W]
-            timesteps = torch.randint(self.process.num_timesteps, (len(clean),), device=clean.device)
-            noise = torch.randn_like(clean)
-            return clean, noise, timesteps, self.process.add_noise(clean, noise, timesteps)
 
         def denoising_loss(batch):
-            clean, noise, timesteps, noisy = noised(batch)
-            output = self.unet(noisy, timesteps, batch["class_label"], batch["augmentation_labels"])  # [B, 2, H, W]
-            return hybrid_loss(self.process, output, clean, noise, timesteps).total
+            return mean_squared_error(
+                self.process,
+                batch["joint_sample"][:, RADIOGRAPH, None],
+                lambda noisy, t: self.unet(noisy, t, batch["class_label"], batch["augmentation_labels"]),
+            )
 
         def classification_loss(batch):
-            _, _, timesteps, noisy = noised(batch)
+            clean = batch["joint_sample"][:, RADIOGRAPH, None]  # [B, 1, H, W]
+            timesteps = torch.randint(self.process.num_timesteps, (len(clean),), device=clean.device)
+            noisy = self.process.add_noise(clean, torch.randn_like(clean), timesteps)
             return F.cross_entropy(self.classifier(noisy, timesteps), batch["class_label"])
 
         with own_randomness(seed, device):
-            self.unet = ClassConditionalUNet(1, 2, cases.size, self.num_classes, budget, budget.patch_size)
+            self.unet = ClassConditionalUNet(1, 1, cases.size, self.num_classes, budget, budget.patch_size)
             denoiser_facts = train(
                 self.unet,
                 cases,
@@ -110,14 +104,11 @@ class GuidedDDPM(GenerativeModel):
         labels = class_labels.to(self.device)
 
         def predict(noisy, timestep):
-            prediction, variance = self.unet(noisy, timestep, labels).chunk(2, dim=1)  # [B, 1, H, W] each
-            # Between its bounds, as MaC-DM's: sampling in few steps drowns in the noise of a variance above them.
-            variance = variance.clamp(-1, 1)
             abar = self.process.alphas_cumprod_at(timestep)
-            noise = noise_of(prediction, noisy, abar, PREDICTION_TYPE)
+            noise = noise_of(self.unet(noisy, timestep, labels), noisy, abar, PREDICTION_TYPE)
             gradient = classifier_gradient(self.classifier, noisy, labels, timestep=timestep)
             noise = classifier_guided_noise(noise, gradient, abar, self.guidance_scale)
-            return torch.cat([prediction_of(noise, noisy, abar, PREDICTION_TYPE), variance], dim=1)
+            return prediction_of(noise, noisy, abar, PREDICTION_TYPE)
 
         shape = (1, self.size, self.size)
-        return denoise(ancestral_scheduler(), predict, shape, generators, self.budget.num_inference_steps, self.device)
+        return denoise(ddim_scheduler(), predict, shape, generators, self.budget.num_inference_steps, self.device)

@@ -15,7 +15,7 @@ from ..macdm import GuidanceClassifier, MaCDMPipeline, MaCDMUNet2DModel
 from .denoising import (
     CLASS_DROPOUT,
     PREDICTION_TYPE,
-    ancestral_scheduler,
+    ddim_scheduler,
     network_arguments,
     training_process,
     up_block_types,
@@ -41,7 +41,7 @@ class MaCDM(GenerativeModel):
     name = "macdm"
     description = (
         "MaC-DM (arXiv 2311.13688): joint diffusion of radiograph and masks, hybrid loss with learned variance and lesion "
-        f"regions, guided by a noise-aware classifier that gets {CLASSIFIER_SHARE:.0%} of the steps; ancestral sampling"
+        f"regions, guided by a noise-aware classifier that gets {CLASSIFIER_SHARE:.0%} of the steps; DDIM"
     )
     makes_masks = "generated"
 
@@ -98,7 +98,7 @@ class MaCDM(GenerativeModel):
                     device=device,
                     progress="guidance classifier" if progress else None,
                 )
-        self.pipeline = MaCDMPipeline(unet, ancestral_scheduler(), classifier)
+        self.pipeline = MaCDMPipeline(unet, ddim_scheduler(), classifier)
         self.pipeline.set_progress_bar_config(disable=True)
         return total_facts(facts, [unet] if classifier is None else [unet, classifier])
 
