@@ -128,7 +128,7 @@ class UpBlock(torch.nn.Module):
 
 
 class Generator(torch.nn.Module):
-    """Latent `[B, LATENT_DIM]` and class labels `[B]` -> joint samples `[B, 3, H, W]`, in [-1, 1] but for what the training leaves."""
+    """Latent `[B, LATENT_DIM]` and class labels `[B]` -> joint samples `[B, 3, H, W]`, about in [-1, 1]."""
 
     def __init__(self, size: int, num_classes: int, budget: TrainingBudget):
         super().__init__()
