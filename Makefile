@@ -6,7 +6,8 @@
 #             make TORCH=torch==2.12.1 test           (a change of TORCH alone needs `make clean` first)
 #   DEMO_OUT, EXPERIMENTS_OUT
 #             where `make demo` and `make experiments` write; what was interrupted there is continued, anything else refused
-# The tests of the HTML pages open them in headless Chromium and are skipped without it. Debian: apt-get install chromium
+# The tests of the HTML pages open them in headless Chromium. The test targets install Debian's where they may (root and
+# apt-get); elsewhere these tests are skipped, and say so, unless a Chromium or Chrome is on PATH.
 # With MACDM_SCREENSHOTS=DIR they keep their pictures there.
 PYTHON ?= python3
 TORCH ?= $(shell grep '^torch==' constraints.txt)
@@ -16,7 +17,7 @@ EXPERIMENTS_OUT ?= runs/experiments
 VENV := .venv
 PIP_INSTALL := bin/python -m pip install -qq --no-input --disable-pip-version-check
 
-.PHONY: demo experiments test slow-test floor-test lint benchmark-audit single-file clean
+.PHONY: browser demo experiments test slow-test floor-test lint benchmark-audit single-file clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python pipelines/demo.py --output_dir $(DEMO_OUT)
@@ -25,10 +26,16 @@ demo: $(VENV)/.installed
 experiments: $(VENV)/.installed
 	$(VENV)/bin/python pipelines/experiments.py --output_dir $(EXPERIMENTS_OUT)
 
-test: $(VENV)/.installed
+browser:
+	@command -v chromium chromium-browser google-chrome > /dev/null || { \
+	  test "$$(id -u)" = 0 && command -v apt-get > /dev/null && echo "Installing chromium for the tests of the pages" && \
+	  apt-get update -qq > /dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium > /dev/null; } || \
+	  echo "No Chromium here: the tests of the pages in a browser will be skipped"
+
+test: $(VENV)/.installed browser
 	$(VENV)/bin/python -m pytest -q -n auto --dist loadgroup -m "not slow"
 
-slow-test: $(VENV)/.installed
+slow-test: $(VENV)/.installed browser
 	$(VENV)/bin/python -m pytest -q -m slow
 
 lint: $(VENV)/.installed
