@@ -27,9 +27,9 @@ experiments: $(VENV)/.installed
 	$(VENV)/bin/python pipelines/experiments.py --output_dir $(EXPERIMENTS_OUT)
 
 browser:
-	@command -v chromium chromium-browser google-chrome > /dev/null || { \
+	@command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null || { \
 	  test "$$(id -u)" = 0 && command -v apt-get > /dev/null && echo "Installing chromium for the tests of the pages" && \
-	  apt-get update -qq > /dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium > /dev/null; } || \
+	  apt-get update -qq > /dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium > /dev/null; } || \
 	  echo "No Chromium here: the tests of the pages in a browser will be skipped"
 
 test: $(VENV)/.installed browser
