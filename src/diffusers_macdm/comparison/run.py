@@ -9,10 +9,8 @@ OUT/comparison.json, OUT/index.html                 the answer; without them the
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
-import os
 import shutil
 import sys
 import time
@@ -42,6 +40,7 @@ from ..evaluation.downstream import (
     measure_diagnosis,
     measure_segmentation,
 )
+from ..evaluation.resumable import begin, refuse_foreign, write_json
 from ..evaluation.rounds import load_real
 from ..evaluation.run import Training
 from ..pretrained import own_version
@@ -52,7 +51,7 @@ from .report import write_comparison_page
 from .summary import Done, summarise
 
 
-COMPARISON_FILE, SETTINGS_FILE = "comparison.json", "settings.json"
+COMPARISON_FILE = "comparison.json"
 PACKAGES = ("torch", "diffusers", "transformers", "monai", "scikit-learn", "scipy", "numpy")
 SHEET_PAIRS = 8  # of each label, the first ones
 
@@ -117,7 +116,7 @@ def compare(
     device = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
     widths = {DIAGNOSIS: classifier_width, SEGMENTATION: segmenter_width}
     budgets = {task: Budget(eval_steps, eval_batch_size, LEARNING_RATES[task], validate_every, widths[task]) for task in TASKS}
-    _refuse_foreign(out)
+    refuse_foreign(out, COMPARISON_FILE, "comparison")
 
     splits = load_real(real, size)
     parts = make_parts(splits, folds, train_sizes, samples_per_class)
@@ -126,7 +125,7 @@ def compare(
     settings = {
         "real": str(real),
         "cases": {split: len(cases) for split, cases in splits.items()},
-        "real_sha256": {split: _digest(cases) for split, cases in splits.items()},
+        "real_sha256": {split: cases.digest() for split, cases in splits.items()},
         "models": list(models),
         "budget": asdict(budget),
         "train_sizes": None if train_sizes is None else list(train_sizes),
@@ -142,7 +141,7 @@ def compare(
         "num_resamples": num_resamples,
         "device": device.type,
     }
-    _begin(out, settings)
+    begin(out, settings)
 
     done = []
     for part in parts:
@@ -160,7 +159,7 @@ def compare(
             path = place / "measures" / f"{name}.json"
             if not path.is_file():
                 path.parent.mkdir(exist_ok=True)
-                _write_json(path, judge.measure(made[name]))
+                write_json(path, judge.measure(made[name]))
             measures[name] = json.loads(path.read_text(encoding="utf-8"))
         done.append(Done(part, facts, measures, _run_all(place / "runs", part, made, training, seeds, progress)))
 
@@ -172,7 +171,7 @@ def compare(
     }
     shown = out / parts[(len(train_sizes) if train_sizes else 1) - 1].folder / "models"  # of the first fold
     write_comparison_page(out, result, {name: shown / name / "contact_sheet.png" for name in models})
-    _write_json(out / COMPARISON_FILE, result)  # last: its presence says that the comparison is finished
+    write_json(out / COMPARISON_FILE, result)  # last: its presence says that the comparison is finished
     return result
 
 
@@ -206,7 +205,7 @@ def _make(folder: Path, name: str, part: Part, labels, budget: TrainingBudget, s
         outlines=made.has_masks,
     )
     save(sheet, temporary / "contact_sheet.png")
-    _write_json(temporary / "facts.json", facts)
+    write_json(temporary / "facts.json", facts)
     temporary.rename(folder)
 
 
@@ -310,7 +309,7 @@ def _run_all(folder: Path, part: Part, made: dict[str, Cases], training: Trainin
             path = folder / task / name / f"seed-{seed}.json"
             if not path.is_file():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                _write_json(path, _run(arms[name], part, task, seed, training))
+                write_json(path, _run(arms[name], part, task, seed, training))
             content = json.loads(path.read_text(encoding="utf-8"))["columns"]
             runs[task, name, seed] = {column: np.array(values, dtype=float) for column, values in content.items()}
             bar.update()
@@ -348,39 +347,3 @@ def _check(models: Sequence[str], seeds: Sequence[int], num_synthetic: int | Non
         raise ValueError(f"num_synthetic={num_synthetic} is not allowed: at least 2 are needed.")
     if train_sizes is not None and len(set(train_sizes)) < len(train_sizes):
         raise ValueError(f"train sizes {list(train_sizes)} are not allowed: one is given twice.")
-
-
-def _refuse_foreign(out: Path) -> None:
-    if (out / COMPARISON_FILE).exists():
-        raise FileExistsError(f"{out} holds a finished comparison; nothing is overwritten.")
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / SETTINGS_FILE).is_file())):
-        raise FileExistsError(f"{out} exists and is neither an empty folder nor an interrupted comparison.")
-
-
-def _begin(out: Path, settings: dict) -> None:
-    """Record the settings, or compare them with those that the interrupted comparison was begun with."""
-    path = out / SETTINGS_FILE
-    if path.is_file():
-        begun, now = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(settings))
-        other = [name for name in now if begun.get(name) != now[name]]
-        if other:
-            raise ValueError(
-                f"{out} was begun with another {other[0]} ({json.dumps(begun.get(other[0]))}, now "
-                f"{json.dumps(now[other[0]])}): give the same settings, or another folder."
-            )
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    _write_json(path, settings)
-
-
-def _digest(cases: Cases) -> str:
-    """Of what the networks see, and of who it is."""
-    known = hashlib.sha256(np.ascontiguousarray(cases.joint_samples.numpy(), dtype="<f4").tobytes())
-    known.update(json.dumps([cases.class_labels.tolist(), cases.names, cases.patient_ids]).encode())
-    return known.hexdigest()
-
-
-def _write_json(path: Path, content: dict) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.rename(path)

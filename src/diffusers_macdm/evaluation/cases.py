@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -85,6 +87,12 @@ class Cases:
     def has_lesion(self) -> torch.Tensor:
         """bool `[N]`, by the label."""
         return self.class_labels > 0
+
+    def digest(self) -> str:
+        """SHA-256 of what networks see, and of who it is."""
+        known = hashlib.sha256(np.ascontiguousarray(self.joint_samples.numpy(), dtype="<f4").tobytes())
+        known.update(json.dumps([self.class_labels.tolist(), self.names, self.patient_ids, self.sites]).encode())
+        return known.hexdigest()
 
     def select(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> Cases:
         """The cases with these numbers, in this order, also more than once."""

@@ -51,10 +51,11 @@ from .filters import (
     thresholds_of,
 )
 from .networks import diagnosis_classifier, segmenter
+from .resumable import begin, refuse_foreign, write_json
 from .rounds import Round, load_real, load_synthetic, make_rounds, make_site_rounds, refuse_leaks
 
 
-EVALUATION_FILE, SETTINGS_FILE, RUNS, REFERENCE = "evaluation.json", "settings.json", "runs", "reference"
+EVALUATION_FILE, RUNS, REFERENCE = "evaluation.json", "runs", "reference"
 PACKAGES = ("torch", "transformers", "monai", "scikit-learn", "scipy", "numpy")
 
 
@@ -176,7 +177,7 @@ def evaluate(
     device = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
     widths = {DIAGNOSIS: classifier_width, SEGMENTATION: segmenter_width}
     budgets = {task: Budget(steps, batch_size, LEARNING_RATES[task], validate_every, widths[task]) for task in TASKS}
-    _refuse_foreign(out)
+    refuse_foreign(out, EVALUATION_FILE, "evaluation")
     mask_sampler = None if model is None else _mask_sampler(model, device)
 
     splits = load_real(real, size, samples_per_class)
@@ -190,8 +191,8 @@ def evaluate(
     settings = {
         "real": str(real),
         "synthetic": str(synthetic),
-        "real_sha256": {split: _digest(cases) for split, cases in splits.items()},
-        "synthetic_sha256": _digest(made),
+        "real_sha256": {split: cases.digest() for split, cases in splits.items()},
+        "synthetic_sha256": made.digest(),
         "size": size,
         "seeds": list(seeds),
         "tasks": list(tasks),
@@ -209,7 +210,7 @@ def evaluate(
         "allow_unrecorded": allow_unrecorded,
         "device": device.type,
     }
-    _begin(out, settings)
+    begin(out, settings)
     if allow_unrecorded:
         notes.append(
             "Where nothing records which cases trained the model behind the synthetic set, they were taken for others than the "
@@ -326,7 +327,7 @@ def _run_all(out: Path, jobs: Sequence[_Job], seeds: Sequence[int], training: Tr
                     bar.update(training.budgets[job.task].steps)
                 else:
                     folder.mkdir(parents=True, exist_ok=True)
-                    _write_json(path, _run(job, seed, training, lambda step: bar.update()))
+                    write_json(path, _run(job, seed, training, lambda step: bar.update()))
                 runs[job.round.name, job.task, job.arm.name, seed] = _read_run(path, job)
     return runs
 
@@ -582,50 +583,13 @@ def _check_names(what: str, given: Sequence[str], allowed: Sequence[str]) -> Non
         raise ValueError(f"{what}s {', '.join(given)}: one is given twice.")
 
 
-def _refuse_foreign(out: Path) -> None:
-    if (out / EVALUATION_FILE).exists():
-        raise FileExistsError(f"{out} holds a finished evaluation; nothing is overwritten.")
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / SETTINGS_FILE).is_file())):
-        raise FileExistsError(f"{out} exists and is neither an empty folder nor an interrupted evaluation.")
-
-
-def _begin(out: Path, settings: dict) -> None:
-    """Record the settings, or compare them with those that the interrupted evaluation was begun with."""
-    path = out / SETTINGS_FILE
-    if path.is_file():
-        begun = json.loads(path.read_text(encoding="utf-8"))
-        now = json.loads(json.dumps(settings))
-        other = [name for name in now if begun.get(name) != now[name]]
-        if other:
-            raise ValueError(
-                f"{out} was begun with another {other[0]} ({json.dumps(begun.get(other[0]))}, now "
-                f"{json.dumps(now[other[0]])}): give the same settings, or another folder."
-            )
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    _write_json(path, settings)
-
-
 def _finish(out: Path, result: dict, splits: dict[str, Cases], made: Cases) -> dict:
     """The page, and last the file whose presence says that the evaluation is finished."""
     from .report import write_page
 
     write_page(out, result, splits["train"], made)
-    _write_json(out / EVALUATION_FILE, result)
+    write_json(out / EVALUATION_FILE, result)
     return result
-
-
-def _write_json(path: Path, content: dict) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.rename(path)
-
-
-def _digest(cases: Cases) -> str:
-    """Of what the networks see, and of who it is."""
-    known = hashlib.sha256(np.ascontiguousarray(cases.joint_samples.numpy(), dtype="<f4").tobytes())
-    known.update(json.dumps([cases.class_labels.tolist(), cases.names, cases.patient_ids, cases.sites]).encode())
-    return known.hexdigest()
 
 
 def _folder_name(name: str) -> str:
