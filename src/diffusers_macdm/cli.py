@@ -539,7 +539,7 @@ def add_compare(subparsers) -> None:
         "Called again with the same settings it goes on where an interrupted comparison stopped.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--real", metavar="DATA", required=True, help="real set; test/ and validation/ or --folds are needed")
+    parser.add_argument("--real", metavar="DATA", required=True, help="real set; test/ and validation/ or folds are needed")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="new folder, or one that was interrupted")
     parser.add_argument(
         "--models",
@@ -549,6 +549,12 @@ def add_compare(subparsers) -> None:
     )
     parser.add_argument(
         "--folds", metavar="K", type=int, help="divide all cases of the set by patient, and train every model anew in each fold"
+    )
+    parser.add_argument(
+        "--held-out-folds",
+        metavar="K",
+        type=int,
+        help="train every model once, on train/, and test the held-out cases (validation and test) in turn, by patient",
     )
     parser.add_argument(
         "--train-sizes",
@@ -619,6 +625,7 @@ def _compare(args: argparse.Namespace) -> int:
         train_sizes=args.train_sizes,
         samples_per_class=args.samples_per_class,
         folds=args.folds,
+        held_out_folds=args.held_out_folds,
         num_synthetic=args.num_synthetic,
         size=args.size,
         seeds=args.seeds,

@@ -82,11 +82,16 @@ def test_blocks_change_nothing(training, queries, embedding, comparison, monkeyp
 
 def test_few_candidates_find_the_copies_still(gallery, queries, comparison, monkeypatch):
     """What is not put forward is not aligned; the search puts the source of a copy forward first."""
-    for name, value in (("SEARCH_CANDIDATES", 1), ("EMBEDDING_CANDIDATES", 1), ("FINALISTS", 1)):
+    for name, value in (("search_candidates", lambda count: 1), ("EMBEDDING_CANDIDATES", 1), ("FINALISTS", 1)):
         monkeypatch.setattr(neighbours, name, value)
     few = gallery.compare(queries)
     assert few.nearest[3:].tolist() == [0, 1]
     assert (few.aligned_distance >= comparison.aligned_distance - 1e-4).all()
+
+
+def test_more_training_images_have_more_candidates_within_bounds():
+    counts = [neighbours.search_candidates(count) for count in (1, 300, 1000, 2000, 50_000)]
+    assert counts == [128, 128, 250, 500, 512]
 
 
 def test_ratio_is_to_another_patient(training, queries, embedding):

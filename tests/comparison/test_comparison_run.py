@@ -103,6 +103,17 @@ def test_finished_parts_are_not_done_again(launched, real, tmp_path):
         compare(real, out, **options)
 
 
+def test_folds_of_the_held_out_cases(real, tmp_path):
+    """Every held-out case is tested once, by networks beside the same pairs, which are measured once."""
+    out = tmp_path / "out"
+    result = compare(real, out, models=["conditional_gan"], held_out_folds=2, train_sizes=[16], seeds=(0,), **TINY)
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == ["held-out", "held-out-0", "held-out-1"]
+    assert sorted(path.name for path in (out / "held-out/size-16").iterdir()) == ["measures", "models"]
+    assert {row["num_cases"] for row in result["results"]} == {12} and {row["train_size"] for row in result["results"]} == {16}
+    assert result["copies"][0]["total"] == 16
+    assert all("per_fold" not in row for row in result["realism"])
+
+
 def test_means_over_folds():
     folds = [
         [{"name": "kid", "label": None, "value": value, "interval": [0, 1], "real_versus_real": 2 * value, "note": "n"}]

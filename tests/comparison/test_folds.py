@@ -48,9 +48,32 @@ def test_samples_per_class():
         make_parts(SPLITS, 3, samples_per_class=[1, 400])
 
 
+def test_folds_of_the_held_out_cases_share_one_training():
+    splits = {**SPLITS, "test": cases(10, 2000)}
+    parts = make_parts(splits, None, held_out_folds=3, train_sizes=[20, 40])
+    assert [part.folder for part in parts[:2]] == ["held-out-0/size-20", "held-out-0/size-40"]
+    assert {part.trained_folder for part in parts} == {"held-out/size-20", "held-out/size-40"}
+    every = set(splits["validation"].names) | set(splits["test"].names)
+    for size in (20, 40):
+        of_size = [part for part in parts if part.size == size]
+        assert len({part.train.names for part in of_size}) == 1
+        assert set(of_size[0].train.names) <= set(SPLITS["train"].names)
+        tested = sum((part.test.names for part in of_size), ())
+        assert len(tested) == len(every) and set(tested) == every
+        for part in of_size:
+            assert set(part.validation.names) == every - set(part.test.names)
+            assert not set(part.validation.patient_ids) & set(part.test.patient_ids)
+
+
 def test_what_cannot_be_divided():
     with pytest.raises(ValueError, match="no test split.*--folds K"):
         make_parts(SPLITS, None)
+    with pytest.raises(ValueError, match="held_out_folds=1 is not allowed"):
+        make_parts(SPLITS, None, held_out_folds=1)
+    with pytest.raises(ValueError, match="folds=3 and held_out_folds=2"):
+        make_parts(SPLITS, 3, held_out_folds=2)
+    with pytest.raises(ValueError, match="need a train split, and a validation or a test split"):
+        make_parts({"train": SPLITS["train"]}, None, held_out_folds=2)
     with pytest.raises(ValueError, match="folds=2"):
         make_parts(SPLITS, 2)
     with pytest.raises(ValueError, match="train size 500 is not allowed: fold-0 has"):

@@ -17,12 +17,18 @@ from .registration import COARSE, FINE, Search, aligned_distance, alignments, un
 
 # Who is aligned finely: the training images that the search, the embedding or the pixels put nearest. Three finders, for
 # none of them finds every copy.
-SEARCH_CANDIDATES, EMBEDDING_CANDIDATES, PIXEL_CANDIDATES = 128, 8, 1
+EMBEDDING_CANDIDATES, PIXEL_CANDIDATES = 8, 1
 FIRST_STEPS, FINAL_STEPS, FINALISTS = 8, 14, 6  # of the descent: few for all, more for the best of them
 UNMOVED_CANDIDATES = 96  # of those that the search found, from no alignment but the mirror as well
 _SEARCH_QUERIES = 8
 _PIXEL_SIDE = 32
 _QUERY_BLOCK, _GALLERY_BLOCK = 512, 4096
+
+
+def search_candidates(num_training: int) -> int:
+    """How many views (training images, mirrored or not) of the search are aligned finely: a fourth of the training images,
+    for among more images more strangers come before the original; at least 128, and at most 512, which bounds the time."""
+    return min(max(128, num_training // 4), 512)
 
 
 @dataclass
@@ -118,7 +124,7 @@ class Gallery:
             part = slice(start, start + _SEARCH_QUERIES)
             likeness, number = self.search(queries[part])  # [n, 2, M]
             likeness, number = likeness.flatten(1), number.flatten(1)  # [n, 2 M], the mirrored half last
-            best = likeness.topk(min(SEARCH_CANDIDATES, 2 * len(self)), dim=1).indices
+            best = likeness.topk(min(search_candidates(len(self)), 2 * len(self)), dim=1).indices
             # the ratio needs another patient than that of the first
             of_first = self.patients.repeat(2) == self.patients[best[:, :1] % len(self)]  # [n, 2 M]
             other = likeness.masked_fill(of_first, -torch.inf).argmax(dim=1, keepdim=True)

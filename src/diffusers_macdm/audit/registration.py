@@ -26,7 +26,7 @@ from .images import SIZE, affine_grid, gaussian_blur, in_blocks, to_unit
 MIN_OVERLAP = 0.5  # of the frame; a smaller common part proves nothing
 
 SEARCH_SIZE, SEARCH_BLUR = 16, 2.0  # the blur in pixels of the audit's size: the shifts tried lie a pixel of 16 apart
-ROTATIONS = (-10.0, 0.0, 10.0)  # degrees
+ROTATIONS = (-10.0, -5.0, 0.0, 5.0, 10.0)  # degrees
 SCALES = (0.74, 0.86, 1.0, 1.16, 1.35)
 SHIFTS = (-0.24, -0.18, -0.12, -0.06, 0.0, 0.06, 0.12, 0.18, 0.24)  # of the side, in either direction
 
@@ -35,6 +35,7 @@ SHIFTS = (-0.24, -0.18, -0.12, -0.06, 0.0, 0.06, 0.12, 0.18, 0.24)  # of the sid
 # (in grid pixels), and the step of Adam, in radians, log-scale and half sides alike.
 COARSE, FINE = (16, 2.0, 2.0, 0.04), (32, 1.0, 3.0, 0.02)
 _FLAT = 1e-4  # sum of squares below which an image has no detail: alike with nothing
+_NO_EDGE = 1e-4  # difference of neighbouring pixels, of gray values in [0, 1]
 _SEARCH_BLOCK = 2**25  # products that stand in memory at once
 
 
@@ -42,7 +43,8 @@ class Search:
     """The images that others are laid over, prepared for an exhaustive search at 16 px.
 
     Compared are the differences between neighbouring pixels: exposure does not matter to them, and the black border that a
-    shifted copy has reaches no further in than one pixel.
+    shifted copy has reaches no further in than one pixel. Of these the square roots, with their signs: otherwise the few
+    strong ones, as those of the black corners of a rotated copy, decide alone.
 
     Args:
         images: uint8 `[M, 64, 64]`.
@@ -150,8 +152,10 @@ def _small(images: torch.Tensor) -> torch.Tensor:
 
 
 def _edges(small: torch.Tensor) -> torch.Tensor:
-    """`[..., n, n]` -> `[..., E]`: differences of horizontal, then of vertical neighbours."""
-    return torch.cat([small.diff(dim=-1).flatten(-2), small.diff(dim=-2).flatten(-2)], dim=-1)
+    """`[..., n, n]` -> `[..., E]`: signed square roots of the differences of horizontal, then of vertical neighbours."""
+    differences = torch.cat([small.diff(dim=-1).flatten(-2), small.diff(dim=-2).flatten(-2)], dim=-1)
+    # rounding makes differences of 1e-7 where there are none, and the root would make much of them
+    return differences.sign() * (differences.abs() - _NO_EDGE).clamp_min(0).sqrt()
 
 
 def aligned_distance(

@@ -10,6 +10,7 @@ import numpy as np
 from ..data.splits import split_by_patient
 from ..evaluation.arms import draw_pairs
 from ..evaluation.cases import Cases
+from ..evaluation.rounds import HELD_OUT_SPLITS
 
 
 @dataclass(frozen=True)
@@ -17,13 +18,15 @@ class Part:
     """One fold at one training size.
 
     Attributes:
-        fold: "split", or "fold-K".
+        fold: "split", "fold-K", or "held-out-K".
+        trained: name of the generative models' training, which folds of the held-out cases share; else that of the fold.
         size: that was asked for, or None for all training cases.
         train: what generative models and downstream networks are trained on.
         validation, test: the same for all sizes of the fold.
     """
 
     fold: str
+    trained: str
     size: int | None
     train: Cases
     validation: Cases
@@ -31,7 +34,15 @@ class Part:
 
     @property
     def folder(self) -> str:
-        return f"{self.fold}/size-{'all' if self.size is None else self.size}"
+        return self._of_size(self.fold)
+
+    @property
+    def trained_folder(self) -> str:
+        """Where the generative models are, and what is measured on their pairs."""
+        return self._of_size(self.trained)
+
+    def _of_size(self, name: str) -> str:
+        return f"{name}/size-{'all' if self.size is None else self.size}"
 
     @property
     def held_out(self) -> Cases:
@@ -43,6 +54,7 @@ def make_parts(
     folds: int | None,
     train_sizes: Sequence[int] | None = None,
     samples_per_class: Sequence[int] | None = None,
+    held_out_folds: int | None = None,
     seed: int = 0,
 ) -> list[Part]:
     """Every fold at every training size.
@@ -54,23 +66,41 @@ def make_parts(
             tested.
         train_sizes: numbers of training cases, the labels in the set's proportions; a smaller one is part of a larger one.
         samples_per_class: restricts the training cases of each fold to this many of label 0, 1, ... beforehand.
+        held_out_folds: instead of `folds`, divide the *held-out* cases (validation and test) by patient: each fold is the test
+            once while the others choose the state. The training split trains, once for all folds.
 
     Raises:
         ValueError: when the splits that are needed are not there, or there are too few patients or cases.
     """
-    if folds is None:
+    if folds is not None and held_out_folds is not None:
+        raise ValueError(f"folds={folds} and held_out_folds={held_out_folds} cannot be given together: one divides all cases.")
+    trained = {}
+    if held_out_folds is not None:
+        if held_out_folds < 2:
+            raise ValueError(
+                f"held_out_folds={held_out_folds} is not allowed: at least 2 are needed, one to test and one to choose by."
+            )
+        held_out = [splits[split] for split in HELD_OUT_SPLITS if split in splits]
+        if "train" not in splits or not held_out:
+            raise ValueError("held_out_folds need a train split, and a validation or a test split.")
+        pool, members = _divided(held_out, held_out_folds, seed)
+        divided = {}
+        for fold, tested in enumerate(members):
+            chooses = sorted(set(range(len(pool))) - set(tested))
+            divided[f"held-out-{fold}"] = (splits["train"], pool.select(chooses), pool.select(tested))
+            trained[f"held-out-{fold}"] = "held-out"
+    elif folds is None:
         missing = [split for split in ("train", "validation", "test") if split not in splits]
         if missing:
             raise ValueError(
-                f"There is no {' and no '.join(missing)} split: use --folds K, which divides all cases by patient."
+                f"There is no {' and no '.join(missing)} split: use --folds K, which divides all cases by patient, or "
+                "--held-out-folds K, which divides the validation and test cases."
             )
         divided = {"split": (splits["train"], splits["validation"], splits["test"])}
     else:
         if folds < 3:
             raise ValueError(f"folds={folds} is not allowed: at least 3 are needed, to train, to choose and to test.")
-        pool = Cases.concatenate(list(splits.values()))
-        shares = {str(fold): 1 / folds for fold in range(folds)}
-        members = list(split_by_patient(pool.patient_ids, pool.class_labels.tolist(), shares, seed).values())
+        pool, members = _divided(list(splits.values()), folds, seed)
         divided = {}
         for fold in range(folds):
             chooses = (fold + 1) % folds
@@ -79,13 +109,20 @@ def make_parts(
     parts = []
     for fold, (train, validation, test) in divided.items():
         if samples_per_class is not None:
-            train = of_each_class(train, samples_per_class, seed, fold)
+            train = of_each_class(train, samples_per_class, seed, trained.get(fold, fold))
         for size in train_sizes or [None]:
             if size is not None and not 2 <= size <= len(train):
                 raise ValueError(f"train size {size} is not allowed: {fold} has {len(train)} training cases.")
             chosen = train if size is None else train.select(draw_pairs(train.class_labels, size, seed))
-            parts.append(Part(fold, size, chosen, validation, test))
+            parts.append(Part(fold, trained.get(fold, fold), size, chosen, validation, test))
     return parts
+
+
+def _divided(splits: Sequence[Cases], folds: int, seed: int) -> tuple[Cases, list[list[int]]]:
+    """All cases, and the numbers of those of each fold, by patient."""
+    pool = Cases.concatenate(splits)
+    shares = {str(fold): 1 / folds for fold in range(folds)}
+    return pool, list(split_by_patient(pool.patient_ids, pool.class_labels.tolist(), shares, seed).values())
 
 
 def of_each_class(cases: Cases, counts: Sequence[int], seed: int, fold: str) -> Cases:

@@ -65,6 +65,7 @@ def compare(
     train_sizes: Sequence[int] | None = None,
     samples_per_class: Sequence[int] | None = None,
     folds: int | None = None,
+    held_out_folds: int | None = None,
     num_synthetic: int | None = None,
     size: int = 64,
     seeds: Sequence[int] = (0, 1, 2),
@@ -83,11 +84,11 @@ def compare(
     """Train generative models on the same cases with the same budget, and compare what their pairs are good for.
 
     Args:
-        real: the real set. Without `folds` it needs train, validation and test splits.
+        real: the real set. Without folds it needs train, validation and test splits.
         out: new folder, or one that was interrupted.
         models: names of `models.MODELS`.
         budget: of each generative model; `TrainingBudget()` when None.
-        train_sizes, samples_per_class, folds: see `folds.make_parts`.
+        train_sizes, samples_per_class, folds, held_out_folds: see `folds.make_parts`.
         num_synthetic: pairs that each model draws; as many as there are training cases when None.
         size: side in pixels that all cases are resampled to.
         seeds: of the downstream trainings, the same in all arms; the first one is also that of the generative models.
@@ -119,7 +120,7 @@ def compare(
     refuse_foreign(out, COMPARISON_FILE, "comparison")
 
     splits = load_real(real, size)
-    parts = make_parts(splits, folds, train_sizes, samples_per_class)
+    parts = make_parts(splits, folds, train_sizes, samples_per_class, held_out_folds)
     num_classes = 1 + max(int(cases.class_labels.max()) for cases in splits.values())
     training = Training(budgets, num_classes, pretrained_classifier, device)
     settings = {
@@ -131,6 +132,7 @@ def compare(
         "train_sizes": None if train_sizes is None else list(train_sizes),
         "samples_per_class": None if samples_per_class is None else list(samples_per_class),
         "folds": folds,
+        "held_out_folds": held_out_folds,
         "num_synthetic": num_synthetic,
         "size": size,
         "seeds": list(seeds),
@@ -145,7 +147,7 @@ def compare(
 
     done = []
     for part in parts:
-        place = out / part.folder
+        place = out / part.trained_folder
         labels = labels_for(part.train, num_synthetic or len(part.train), seeds[0])
         made, facts = {}, {}
         for name in models:
@@ -161,7 +163,7 @@ def compare(
                 path.parent.mkdir(exist_ok=True)
                 write_json(path, judge.measure(made[name]))
             measures[name] = json.loads(path.read_text(encoding="utf-8"))
-        done.append(Done(part, facts, measures, _run_all(place / "runs", part, made, training, seeds, progress)))
+        done.append(Done(part, facts, measures, _run_all(out / part.folder / "runs", part, made, training, seeds, progress)))
 
     result = summarise(done, list(models), list(seeds), num_resamples, str(real))
     result["settings"] = settings
@@ -169,7 +171,7 @@ def compare(
         "diffusers_macdm": own_version(),
         **{name: importlib.metadata.version(name) for name in PACKAGES},
     }
-    shown = out / parts[(len(train_sizes) if train_sizes else 1) - 1].folder / "models"  # of the first fold
+    shown = out / parts[(len(train_sizes) if train_sizes else 1) - 1].trained_folder / "models"  # of the first fold
     write_comparison_page(out, result, {name: shown / name / "contact_sheet.png" for name in models})
     write_json(out / COMPARISON_FILE, result)  # last: its presence says that the comparison is finished
     return result
@@ -181,7 +183,7 @@ def compare(
 def _make(folder: Path, name: str, part: Part, labels, budget: TrainingBudget, seed: int, device, progress: bool) -> None:
     """Train a model and draw its pairs; the folder appears when all of it is there."""
     if progress:
-        tqdm.write(f"{part.folder}: {name}", file=sys.stderr)
+        tqdm.write(f"{part.trained_folder}: {name}", file=sys.stderr)
     model = MODELS[name]()
     facts = model.fit(part.train, budget, seed=seed, device=device, progress=progress)
     start = time.monotonic()

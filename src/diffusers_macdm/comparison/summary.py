@@ -50,19 +50,20 @@ def summarise(done: Sequence[Done], models: Sequence[str], seeds: Sequence[int],
     """comparison.json without settings and versions.
 
     The test cases of all folds are taken together, as `macdm evaluate` does. What is measured on the pairs is a mean over the
-    folds.
+    trainings of the generative models.
     """
     results, differences, realism_rows, fit_rows, copies = [], [], [], [], []
     sizes = list(dict.fromkeys(each.part.size for each in done))
     for size in sizes:
         of_size = [each for each in done if each.part.size == size]
         train_size = round(np.mean([len(each.part.train) for each in of_size]))
+        trainings = list({each.part.trained: each for each in of_size}.values())
         rows, compared = _downstream(of_size, models, seeds, num_resamples)
         results += [{"dataset": dataset, "train_size": train_size, **row} for row in rows]
         differences += [{"train_size": train_size, **row} for row in compared]
         for model in models:
             tag = {"model": model, "train_size": train_size}
-            measures = [each.measures[model] for each in of_size]
+            measures = [each.measures[model] for each in trainings]
             realism_rows += [{**tag, **row} for row in over_folds([each["realism"]["measures"] for each in measures])]
             if measures[0]["fit"] is not None:
                 fit_rows += [{**tag, **row} for row in over_folds([each["fit"]["measures"] for each in measures])]
@@ -172,8 +173,8 @@ def _conclusions(models: Sequence[str], results: Sequence[dict], differences: Se
             by_verdict.setdefault(each["verdict"], []).append(model)
         says = {
             HELPS: "better than every control are the pairs of {}",
-            HURTS: "worse than every control are those of {}",
-            NO_EVIDENCE: "no evidence that those of {} help",
+            HURTS: "worse than every control are the pairs of {}",
+            NO_EVIDENCE: "no evidence that the pairs of {} help",
             NO_CLAIM: "no claim is made about {}",
         }
         told = [sentence.format(_listed(by_verdict[each])) for each, sentence in says.items() if each in by_verdict]
@@ -202,13 +203,13 @@ def _macdm_against_others(task: str, metric: str, differences, models, verdicts:
 
 
 def _listed(names: Sequence[str]) -> str:
-    plain = [name.replace("_", " ") for name in names]
-    return plain[0] if len(plain) == 1 else f"{', '.join(plain[:-1])} and {plain[-1]}"
+    titles = [MODELS[name].title if name in MODELS else name for name in names]
+    return titles[0] if len(titles) == 1 else f"{', '.join(titles[:-1])} and {titles[-1]}"
 
 
 def _notes(done: Sequence[Done], models: Sequence[str], seeds: Sequence[int]) -> list[str]:
     notes = [
-        "Each model was trained once in each fold and at each size: the intervals cover the choice of test patients and the "
+        "Each generative model was trained once for the same training cases: the intervals cover the choice of test patients and the "
         "downstream trainings, not how another training of the generative model would turn out.",
     ]
     if len(models) > 1:
@@ -224,7 +225,7 @@ def _notes(done: Sequence[Done], models: Sequence[str], seeds: Sequence[int]) ->
     given = [model for model in models if MODELS[model].makes_masks == "given"]
     if given:
         notes.append(f"The masks in the pairs of {_listed(given)} are those of training cases, not generated ones.")
-    if len({each.part.fold for each in done}) > 1:
+    if len({each.part.trained for each in done}) > 1:
         notes.append(
             "Realism and fit are means over the folds; their intervals are those of a mean of as many values, rough because "
             "the folds share training cases."
