@@ -35,7 +35,7 @@ SHIFTS = (-0.24, -0.18, -0.12, -0.06, 0.0, 0.06, 0.12, 0.18, 0.24)  # of the sid
 # (in grid pixels), and the step of Adam, in radians, log-scale and half sides alike.
 COARSE, FINE = (16, 2.0, 2.0, 0.04), (32, 1.0, 3.0, 0.02)
 _FLAT = 1e-4  # sum of squares below which an image has no detail: alike with nothing
-_NO_EDGE = 1e-4  # difference of neighbouring pixels, of gray values in [0, 1]
+_NO_EDGE = 1e-3  # difference of neighbouring pixels, of gray values in [0, 1]: a fourth of a gray level of 8 bits
 _SEARCH_BLOCK = 2**25  # products that stand in memory at once
 
 
@@ -154,7 +154,7 @@ def _small(images: torch.Tensor) -> torch.Tensor:
 def _edges(small: torch.Tensor) -> torch.Tensor:
     """`[..., n, n]` -> `[..., E]`: signed square roots of the differences of horizontal, then of vertical neighbours."""
     differences = torch.cat([small.diff(dim=-1).flatten(-2), small.diff(dim=-2).flatten(-2)], dim=-1)
-    # rounding makes differences of 1e-7 where there are none, and the root would make much of them
+    # the root would make much of what rounding leaves where there is no edge
     return differences.sign() * (differences.abs() - _NO_EDGE).clamp_min(0).sqrt()
 
 
