@@ -28,8 +28,8 @@ class Sizes:
     patch_size: str = "2"  # of the denoisers of pixels: a quarter of the work
     num_per_class: int = 144  # synthetic pairs: twice the training cases in all
     num_inference_steps: int = 25
-    downstream_steps: int = 120
-    downstream_width: int = 16
+    downstream_steps: int = 200
+    downstream_width: int = 8
     ratios: tuple[str, ...] = ("0.5", "1", "2")
     models: tuple[str, ...] = ()  # all
     generator_steps: int = 250

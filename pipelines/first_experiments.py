@@ -1,0 +1,180 @@
+"""The method's three first experiments with a trained model, each beside what there is to compare it with.
+
+shape      The masks of held-out cases are given, films are generated from them: does a segmenter that was trained on real films
+           see the shape that was given? Beside real films of the same masks, and films of other masks.
+guidance   Films from noise at several guidance scales: does a classifier that was trained on real films call them by the label
+           that was asked for? Beside held-out real films.
+masks      Held-out films are given, masks are generated: Dice with the true masks, beside that of the segmenter, and with the
+           masks of other films.
+
+Writes first_experiments.json and first_experiments.png into a new folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from diffusers_macdm.contact_sheet import contact_sheet
+from diffusers_macdm.data.loading import radiograph_array
+from diffusers_macdm.evaluation.cases import Cases, load_cases
+from diffusers_macdm.evaluation.downstream import (
+    DIAGNOSIS,
+    LEARNING_RATES,
+    SEGMENTATION,
+    Budget,
+    Stage,
+    predict_masks,
+    predict_probabilities,
+    train_classifier,
+    train_segmenter,
+)
+from diffusers_macdm.evaluation.filters import MaskSampler
+from diffusers_macdm.evaluation.fit import mask_fit
+from diffusers_macdm.evaluation.intervals import patient_bootstrap
+from diffusers_macdm.joint_sample import join
+from diffusers_macdm.pretrained import load_pipeline
+from diffusers_macdm.provenance import refuse_contaminated
+from diffusers_macdm.sweep import sample_pairs
+from diffusers_macdm.synthesis import make_pairs, pair_seed
+
+
+NUM_SHOWN = 4  # cases of each label in the picture, the first ones
+
+
+def chosen_cases(cases: Cases, per_label: int, seed: int) -> Cases:
+    """At most this many of each label, drawn by `seed`."""
+    labels, generator = cases.class_labels.numpy(), np.random.default_rng(seed)
+    return cases.select(
+        np.concatenate([generator.permutation(np.flatnonzero(labels == label))[:per_label] for label in np.unique(labels)])
+    )
+
+
+def films_of_masks(pipe, cases: Cases, guidance_scale: float, steps: int, seed: int, batch_size: int) -> Cases:
+    """Generated films with the masks of these cases."""
+    settings = {
+        "source": None,
+        "strength": None,
+        "guidance_scale": guidance_scale,
+        "guidance_interval": (0.0, 1.0),
+        "classifier_free_guidance_scale": 1.0,
+        "num_inference_steps": steps,
+        "refine_masks": False,
+    }
+    films = []
+    for begin in range(0, len(cases), batch_size):
+        batch = range(begin, min(begin + batch_size, len(cases)))
+        rows = [
+            {**settings, "masks_from": cases.names[i], "label": int(cases.class_labels[i]), "seed": pair_seed(seed, i)}
+            for i in batch
+        ]
+        films += [radiograph_array(pair.radiograph) for pair in make_pairs(pipe, rows, [cases.joint_samples[i] for i in batch])]
+    joint = join(torch.from_numpy(np.stack(films)), *cases.masks.unbind(1))
+    return Cases.of(joint, cases.class_labels, patient_ids=cases.patient_ids)
+
+
+def class_agreement(classifier, cases: Cases, seed: int) -> dict:
+    """Share that the classifier gives their label, of each label and the mean over them."""
+    labels = cases.class_labels.numpy()
+    right = predict_probabilities(classifier, cases).argmax(axis=1) == labels
+    of_label = {int(label): float(right[labels == label].mean()) for label in np.unique(labels)}
+
+    def balanced(chosen):
+        return float(np.mean([right[chosen][labels[chosen] == label].mean() for label in np.unique(labels[chosen])]))
+
+    found = patient_bootstrap(balanced, cases.patient_ids, seed=seed).to_dict()
+    return {"value": found["value"], "interval": found["interval"], "by_label": of_label}
+
+
+def first_experiments(args: argparse.Namespace):
+    """The result, and the picture."""
+    pipe = load_pipeline(args.model)
+    pipe.set_progress_bar_config(disable=True)
+    size, num_classes = pipe.unet.config.sample_size, pipe.unet.num_classes
+    refuse_contaminated(args.real, "validation", model=args.model)
+    training, held_out = load_cases(args.real, "train", size), load_cases(args.real, "validation", size)
+
+    def budget(task):
+        return Budget(args.eval_steps, learning_rate=LEARNING_RATES[task], width=args.width)
+
+    # the last state of either: no held-out case has chosen it
+    segmenter = train_segmenter([Stage(training)], None, budget(SEGMENTATION), seed=args.seed).network
+    classifier = train_classifier([Stage(training)], None, budget(DIAGNOSIS), num_classes=num_classes, seed=args.seed).network
+
+    given = chosen_cases(held_out, args.num_cases, args.seed)
+    guided = 1.0 if pipe.guidance_classifier is not None else 0.0
+    films = films_of_masks(pipe, given, guided, args.num_inference_steps, args.seed, args.batch_size)
+    own = MaskSampler(pipe)
+    run = {"guidance_interval": (0.0, 1.0), "strength": 1.0, "num_inference_steps": args.num_inference_steps}
+    guidance = []
+    for scale in args.guidance_scales if guided else [0.0]:
+        made, _ = sample_pairs(
+            pipe,
+            {**run, "guidance_scale": scale},
+            training,
+            list(range(num_classes)),
+            args.num_pairs,
+            args.seed,
+            args.batch_size,
+        )
+        guidance.append({"guidance_scale": scale, **class_agreement(classifier, made, args.seed)})
+    result = {
+        "shape": mask_fit(segmenter, given, films, args.seed)["measures"],
+        "guidance": {"real": class_agreement(classifier, held_out, args.seed), "synthetic": guidance},
+        "masks": {
+            "model": mask_fit(own, given, given, args.seed)["measures"],
+            "segmenter": mask_fit(segmenter, given, given, args.seed)["measures"],
+        },
+        "cases": {"training": len(training), "held_out": len(held_out), "given": len(given)},
+        "settings": {name: value for name, value in vars(args).items() if name not in ("model", "real", "out")},
+    }
+    shown = chosen_cases(given, NUM_SHOWN, args.seed)
+    positions = [given.names.index(name) for name in shown.names]
+    generated = torch.from_numpy(predict_masks(own, shown))
+    rows = [
+        ("real", shown.radiographs, shown.masks),
+        ("from its masks", films.radiographs[positions], shown.masks),
+        ("masks generated", shown.radiographs, generated),
+    ]
+    radiographs = torch.cat([(films[:, 0] / 2 + 0.5).clamp(0, 1) for _, films, _ in rows]).numpy()
+    masks = torch.cat([outlines for *_, outlines in rows]).numpy()
+    captions = [f"{caption}, label {label}" for caption, *_ in rows for label in shown.class_labels.tolist()]
+    return result, contact_sheet(radiographs, masks[:, 0], masks[:, 1], captions, columns=len(shown))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("model", metavar="MODEL", help="a trained MaCDMPipeline")
+    parser.add_argument("--real", metavar="DATA", required=True, help="real set with train/ and validation/")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="new folder")
+    parser.add_argument("--num-cases", type=int, default=64, help="held-out cases of each label whose masks or films are given")
+    parser.add_argument("--num-pairs", type=int, default=64, help="pairs of each label at each guidance scale")
+    parser.add_argument("--guidance-scales", type=float, nargs="+", default=[0.0, 0.5, 1.0, 2.0, 4.0])
+    parser.add_argument("--num-inference-steps", type=int, default=25)
+    parser.add_argument("--eval-steps", type=int, default=1000, help="training steps of the segmenter and of the classifier")
+    parser.add_argument("--width", type=int, default=16, help="channels of their first stage")
+    parser.add_argument("--batch-size", type=int, default=16, help="of the sampling")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    if args.out.exists():
+        parser.error(f"{args.out} exists; nothing is overwritten.")
+    try:
+        result, picture = first_experiments(args)
+    except (FileNotFoundError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from None
+    temporary = args.out.with_name(f".{args.out.name}.tmp")
+    temporary.mkdir(parents=True)
+    picture.save(temporary / "first_experiments.png")
+    (temporary / "first_experiments.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    temporary.rename(args.out)
+    print(f"written to {args.out}")
+
+
+if __name__ == "__main__":
+    main()
