@@ -16,6 +16,7 @@ def _figure(height: float):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.15)  # half of a tick's label, which may stand at the very end of the axis
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes

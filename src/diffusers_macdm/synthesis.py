@@ -47,7 +47,7 @@ FOLDERS = {"image": "images", "anatomy_mask": "anatomy", "lesion_mask": "lesion"
 CONTACT_SHEET_PAIRS = 48
 MAX_REJECTIONS = 20
 # The strength Z / T from which on variations could not be traced to the case they were made from: docs/results/copy_audit.md.
-COPY_FREE_STRENGTH = 0.6
+COPY_FREE_STRENGTH = 0.7
 
 
 @dataclass(frozen=True)

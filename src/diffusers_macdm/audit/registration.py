@@ -74,7 +74,7 @@ class Search:
             part = slice(start, start + step)
             fixed = self.edges[part]  # [G, E]
             norms = (frames @ fixed.square().T).clamp_min(0).sqrt() + _FLAT**0.5  # [V, G], inside of the moved frame
-            ncc = (moved.flatten(0, 1) @ fixed.T).view(len(frames), len(queries), -1) / norms[:, None]  # [V, N, G]
+            ncc = (moved.flatten(0, 1) @ fixed.T).view(len(frames), len(queries), -1).div_(norms[:, None])  # [V, N, G]
             for side, half in enumerate(ncc.chunk(2)):  # alignments() has the mirrored half last
                 likeness, place = half.max(dim=0)  # [N, G]
                 best[:, side, part] = likeness + _above_grid(half, likeness, place)
