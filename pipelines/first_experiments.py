@@ -95,7 +95,7 @@ def first_experiments(args: argparse.Namespace):
     pipe = load_pipeline(args.model)
     pipe.set_progress_bar_config(disable=True)
     size, num_classes = pipe.unet.config.sample_size, pipe.unet.num_classes
-    refuse_contaminated(args.real, "validation", model=args.model)
+    refuse_contaminated(args.real, "validation", model=args.model, allow_unrecorded=args.allow_unrecorded)
     training, held_out = load_cases(args.real, "train", size), load_cases(args.real, "validation", size)
 
     def budget(task):
@@ -160,6 +160,9 @@ def main() -> None:
     parser.add_argument("--eval-steps", type=int, default=1000, help="training steps of the segmenter and of the classifier")
     parser.add_argument("--width", type=int, default=16, help="channels of their first stage")
     parser.add_argument("--batch-size", type=int, default=16, help="of the sampling")
+    parser.add_argument(
+        "--allow-unrecorded", action="store_true", help="measure although nothing records which cases trained the model"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.out.exists():

@@ -209,8 +209,8 @@ def _listed(names: Sequence[str]) -> str:
 
 def _notes(done: Sequence[Done], models: Sequence[str], seeds: Sequence[int]) -> list[str]:
     notes = [
-        "Each generative model was trained once for the same training cases: the intervals cover the choice of test patients and the "
-        "downstream trainings, not how another training of the generative model would turn out.",
+        "Each generative model was trained once for the same training cases: the intervals cover the choice of test patients "
+        "and the downstream trainings, not how another training of the generative model would turn out.",
     ]
     if len(models) > 1:
         notes.append(
