@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,8 @@ def first_experiments(args: argparse.Namespace):
     """The result, and the picture."""
     pipe = load_pipeline(args.model)
     pipe.set_progress_bar_config(disable=True)
+    if pipe.guidance_classifier is None and max(args.guidance_scales) > 0:
+        raise ValueError(f"{args.model}: has no guidance classifier, so that --guidance-scales can only be 0.")
     size, num_classes = pipe.unet.config.sample_size, pipe.unet.num_classes
     refuse_contaminated(args.real, "validation", model=args.model, allow_unrecorded=args.allow_unrecorded)
     training, held_out = load_cases(args.real, "train", size), load_cases(args.real, "validation", size)
@@ -111,7 +114,7 @@ def first_experiments(args: argparse.Namespace):
     own = MaskSampler(pipe)
     run = {"guidance_interval": (0.0, 1.0), "strength": 1.0, "num_inference_steps": args.num_inference_steps}
     guidance = []
-    for scale in args.guidance_scales if guided else [0.0]:
+    for scale in args.guidance_scales:
         made, _ = sample_pairs(
             pipe,
             {**run, "guidance_scale": scale},
@@ -137,8 +140,8 @@ def first_experiments(args: argparse.Namespace):
     generated = torch.from_numpy(predict_masks(own, shown))
     rows = [
         ("real", shown.radiographs, shown.masks),
-        ("from its masks", films.radiographs[positions], shown.masks),
-        ("masks generated", shown.radiographs, generated),
+        ("film made", films.radiographs[positions], shown.masks),
+        ("masks made", shown.radiographs, generated),
     ]
     radiographs = torch.cat([(films[:, 0] / 2 + 0.5).clamp(0, 1) for _, films, _ in rows]).numpy()
     masks = torch.cat([outlines for *_, outlines in rows]).numpy()
@@ -167,12 +170,18 @@ def main() -> None:
     args = parser.parse_args()
     if args.out.exists():
         parser.error(f"{args.out} exists; nothing is overwritten.")
+    for name in ("num_cases", "num_pairs", "num_inference_steps", "eval_steps", "width", "batch_size"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)} is not allowed: at least 1 is needed.")
+    if args.seed < 0 or min(args.guidance_scales) < 0:
+        parser.error("--seed and --guidance-scales must not be negative.")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     try:
         result, picture = first_experiments(args)
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
-    temporary = args.out.with_name(f".{args.out.name}.tmp")
-    temporary.mkdir(parents=True)
+    temporary = args.out.with_name(f".{args.out.name}.{os.getpid()}.tmp")
+    temporary.mkdir()
     picture.save(temporary / "first_experiments.png")
     (temporary / "first_experiments.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     temporary.rename(args.out)

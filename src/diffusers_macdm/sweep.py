@@ -222,9 +222,11 @@ def sweep(
     settings = {
         "model": str(model),
         "weights_sha256": weights_digest(pipe.unet),
+        "guidance_classifier_sha256": weights_digest(pipe.guidance_classifier) if has_guidance else None,
         "real": str(real),
         "training_cases": len(training),
         "held_out_cases": len(held_out),
+        "real_sha256": {"training": training.digest(), "held_out": held_out.digest()},
         "grid": {name: list(values) for name, values in grid.items()},
         "full_grid": full_grid,
         "defaults": {name: value for name, value in defaults.items() if name in (*SAMPLING, *grid)},
@@ -489,7 +491,8 @@ def _over_runs(runs: Sequence[list[dict]]) -> list[dict]:
 
 def finding(weight: str, points: Sequence[dict]) -> dict:
     """Whether a mask weighted above 0.8 hurts the image, as the paper says: by the KID of the trainings with `weight` above 0.8
-    minus that of those at or below it, Welch's t interval over trainings.
+    minus that of those at or below it, Welch's t interval over trainings. Where one training is sampled in several ways (the
+    product of a grid), the mean of its KIDs counts, once.
 
     Returns:
         `verdict` (confirmed, refuted, not decided), `difference`, `interval` (None with fewer than two trainings on a side) and
@@ -502,8 +505,9 @@ def finding(weight: str, points: Sequence[dict]) -> dict:
         for run in point["runs"]:
             value = next(entry["value"] for entry in run["measures"] if entry["name"] == "kid")
             if point["parameter"] in (None, weight) and weight in run["settings"] and value is not None:
-                kids[run["settings"][weight] > HURTS_ABOVE][json.dumps(run["settings"])] = value
-    above, below = (list(kids[side].values()) for side in (True, False))
+                training = tuple(run["settings"].get(name) for name in (*RETRAINING, "train_seed"))
+                kids[run["settings"][weight] > HURTS_ABOVE].setdefault(training, {})[json.dumps(run["settings"])] = value
+    above, below = ([float(np.mean([*each.values()])) for each in kids[side].values()] for side in (True, False))
     what = f"{weight}: that masks weighted above {HURTS_ABOVE} hurt the image is"
     if min(len(above), len(below)) < 2:
         return {

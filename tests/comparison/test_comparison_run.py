@@ -150,6 +150,13 @@ def test_every_model_at_two_sizes(real, tmp_path):
     assert {row["model"] for row in result["fit"]} == set(MODELS) - {"guided_ddpm"}
 
 
+@pytest.mark.parametrize("name", ["audit_steps", "num_resamples"])
+def test_counts_are_refused_before_anything_is_written(real, tmp_path, name):
+    with pytest.raises(ValueError, match=f"{name}=0 is not allowed"):
+        compare(real, tmp_path / "out", **{**TINY, name: 0})
+    assert not (tmp_path / "out").exists()
+
+
 def test_settings_that_cannot_work(real, tmp_path):
     for options, message in (
         ({"models": ["macdm", "stylegan"]}, "stylegan"),

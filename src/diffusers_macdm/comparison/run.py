@@ -112,6 +112,9 @@ def compare(
     out = Path(out)
     budget = TrainingBudget() if budget is None else budget
     _check(models, seeds, num_synthetic, train_sizes)
+    for name, value in (("audit_steps", audit_steps), ("num_resamples", num_resamples)):
+        if value < 1:
+            raise ValueError(f"{name}={value} is not allowed: at least 1 is needed.")
     for name in models:
         MODELS[name].check_size(size, budget)
     device = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
