@@ -131,6 +131,8 @@ def of_each_class(cases: Cases, counts: Sequence[int], seed: int, fold: str) -> 
     Raises:
         ValueError: when there are fewer.
     """
+    if not sum(counts):
+        raise ValueError(f"samples_per_class {list(counts)} is not allowed: it leaves no training case.")
     labels, chosen = cases.class_labels.numpy(), []
     for label, count in enumerate(counts):
         members = np.flatnonzero(labels == label)

@@ -174,7 +174,8 @@ def compare(
         "diffusers_macdm": own_version(),
         **{name: importlib.metadata.version(name) for name in PACKAGES},
     }
-    shown = out / parts[(len(train_sizes) if train_sizes else 1) - 1].trained_folder / "models"  # of the first fold
+    first_fold = [part for part in parts if part.fold == parts[0].fold]
+    shown = out / max(first_fold, key=lambda part: len(part.train)).trained_folder / "models"
     write_comparison_page(out, result, {name: shown / name / "contact_sheet.png" for name in models})
     write_json(out / COMPARISON_FILE, result)  # last: its presence says that the comparison is finished
     return result

@@ -76,7 +76,8 @@ def summarise(done: Sequence[Done], models: Sequence[str], seeds: Sequence[int],
         [row for row in results if row["train_size"] == largest],
         [row for row in differences if row["train_size"] == largest],
     )
-    last = [each for each in done if each.part.size == sizes[-1]]
+    most = max(sizes, key=lambda size: size or 0)  # None stands alone
+    last = [each for each in done if each.part.size == most]
     return {
         "conclusion": sentences,
         "verdicts": verdicts,

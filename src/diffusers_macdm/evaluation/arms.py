@@ -6,6 +6,7 @@ cases that stand twice (as many cases as ratio 1 has, with nothing new in them).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,11 +74,11 @@ def build_arms(ratios: Sequence[float] = RATIOS, filters: Sequence[str] = ()) ->
     """All arms by name, the controls first.
 
     Raises:
-        ValueError: when a ratio is not positive.
+        ValueError: when a ratio is not positive and finite.
     """
     for ratio in ratios:
-        if not ratio > 0:
-            raise ValueError(f"ratio {ratio} is not allowed: synthetic pairs for each real case, greater than 0.")
+        if not 0 < ratio < math.inf:
+            raise ValueError(f"ratio {ratio} is not allowed: synthetic pairs for each real case, greater than 0 and finite.")
     augmented = f"{ratio_name(1)}_augmented"
     arms = [
         Arm(REAL_ONLY, "the real training cases"),
