@@ -30,17 +30,15 @@ from diffusers_macdm.evaluation.downstream import (
     Budget,
     Stage,
     predict_masks,
-    predict_probabilities,
     train_classifier,
     train_segmenter,
 )
-from diffusers_macdm.evaluation.filters import MaskSampler
+from diffusers_macdm.evaluation.filters import MASK_STEPS, MaskSampler
 from diffusers_macdm.evaluation.fit import mask_fit
-from diffusers_macdm.evaluation.intervals import patient_bootstrap
 from diffusers_macdm.joint_sample import join
 from diffusers_macdm.pretrained import load_pipeline
 from diffusers_macdm.provenance import refuse_contaminated
-from diffusers_macdm.sweep import sample_pairs
+from diffusers_macdm.sweep import class_agreement, sample_pairs
 from diffusers_macdm.synthesis import make_pairs, pair_seed
 
 
@@ -76,19 +74,6 @@ def films_of_masks(pipe, cases: Cases, guidance_scale: float, steps: int, seed: 
         films += [radiograph_array(pair.radiograph) for pair in make_pairs(pipe, rows, [cases.joint_samples[i] for i in batch])]
     joint = join(torch.from_numpy(np.stack(films)), *cases.masks.unbind(1))
     return Cases.of(joint, cases.class_labels, patient_ids=cases.patient_ids)
-
-
-def class_agreement(classifier, cases: Cases, seed: int) -> dict:
-    """Share that the classifier gives their label, of each label and the mean over them."""
-    labels = cases.class_labels.numpy()
-    right = predict_probabilities(classifier, cases).argmax(axis=1) == labels
-    of_label = {int(label): float(right[labels == label].mean()) for label in np.unique(labels)}
-
-    def balanced(chosen):
-        return float(np.mean([right[chosen][labels[chosen] == label].mean() for label in np.unique(labels[chosen])]))
-
-    found = patient_bootstrap(balanced, cases.patient_ids, seed=seed).to_dict()
-    return {"value": found["value"], "interval": found["interval"], "by_label": of_label}
 
 
 def first_experiments(args: argparse.Namespace):
@@ -159,10 +144,10 @@ def main() -> None:
     parser.add_argument("--num-cases", type=int, default=64, help="held-out cases of each label whose masks or films are given")
     parser.add_argument("--num-pairs", type=int, default=64, help="pairs of each label at each guidance scale")
     parser.add_argument("--guidance-scales", type=float, nargs="+", default=[0.0, 0.5, 1.0, 2.0, 4.0])
-    parser.add_argument("--num-inference-steps", type=int, default=25)
+    parser.add_argument("--num-inference-steps", type=int, default=25, help=f"of the films; masks take {MASK_STEPS}")
     parser.add_argument("--eval-steps", type=int, default=1000, help="training steps of the segmenter and of the classifier")
     parser.add_argument("--width", type=int, default=16, help="channels of their first stage")
-    parser.add_argument("--batch-size", type=int, default=16, help="of the sampling")
+    parser.add_argument("--batch-size", type=int, default=16, help="of the films")
     parser.add_argument(
         "--allow-unrecorded", action="store_true", help="measure although nothing records which cases trained the model"
     )

@@ -394,7 +394,7 @@ class _Measure:
             else load_feature_extractor(settings["feature_extractor"], device=device)
         )
         self.real = Sample.of(held_out, self.extractor)
-        self.real_agreement = self._agreement(held_out)["value"]
+        self.real_agreement = class_agreement(self.classifier, held_out, self.seed)["value"]
 
     def __call__(self, pairs: Cases, unrefined: np.ndarray) -> list[dict]:
         """Each with `name`, `value`, `interval` and `references` by name."""
@@ -405,7 +405,7 @@ class _Measure:
         for entry in mask_fit(self.segmenter, self.held_out, pairs, self.seed, device=self.device)["measures"]:
             if entry["label"] is None:
                 found.append(_entry(f"{entry['mask']}_fit_dice", entry, {REAL: entry["real"], SHUFFLED: entry["shuffled"]}))
-        found.append(_entry("class_agreement", self._agreement(pairs), {REAL: self.real_agreement}))
+        found.append(_entry("class_agreement", class_agreement(self.classifier, pairs, self.seed), {REAL: self.real_agreement}))
         has_lesion = pairs.has_lesion.numpy()
         found.append(_entry("lesion_before_refinement", proportion(unrefined[has_lesion] > 0), {}))
         found.append(_entry("no_lesion_in_normal_before_refinement", proportion(unrefined[~has_lesion] == 0), {}))
@@ -416,15 +416,21 @@ class _Measure:
         found.append(_entry("copy_rate", proportion(self.detector.is_copy(comparison)), {"chance": NOMINAL_RATE}))
         return found
 
-    def _agreement(self, cases: Cases) -> dict:
-        """Share of cases that the diagnosis classifier gives their label, mean over the labels."""
-        right = predict_probabilities(self.classifier, cases).argmax(axis=1) == cases.class_labels.numpy()
-        labels = cases.class_labels.numpy()
 
-        def mean_over_labels(chosen):
-            return float(np.mean([right[chosen][labels[chosen] == label].mean() for label in np.unique(labels[chosen])]))
+def class_agreement(classifier: torch.nn.Module, cases: Cases, seed: int) -> dict:
+    """Share of cases that a classifier gives their label, mean over the labels: `value`, `interval` (bootstrap over patients)
+    and `by_label`."""
+    labels = cases.class_labels.numpy()
+    right = predict_probabilities(classifier, cases).argmax(axis=1) == labels
 
-        return patient_bootstrap(mean_over_labels, cases.patient_ids, seed=self.seed).to_dict()
+    def of_label(chosen):
+        return {int(label): float(right[chosen][labels[chosen] == label].mean()) for label in np.unique(labels[chosen])}
+
+    def mean_over_labels(chosen):
+        return float(np.mean([*of_label(chosen).values()]))
+
+    found = patient_bootstrap(mean_over_labels, cases.patient_ids, seed=seed).to_dict()
+    return {**found, "by_label": of_label(np.arange(len(labels)))}
 
 
 def _entry(name: str, estimate: Mapping, references: Mapping[str, float | None]) -> dict:
