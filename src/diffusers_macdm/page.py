@@ -31,6 +31,11 @@ MARKS = {
 }
 NOT_MEASURED = "not measured"
 # Words that are written otherwise than the names in the code.
+MODELS = {  # of `macdm compare`, where their names alone would not say it
+    "classifier_free": "classifier-free guidance",
+    "guided_ddpm": "DDPM without masks",
+    "mask_conditional": "mask-conditional DDPM",
+}
 WORDS = {"roc": "ROC", "auc": "AUC", "kid": "KID", "dice": "Dice", "hausdorff95": "Hausdorff distance (95 %)"}
 WORDS |= {"macdm": "MaC-DM", "gan": "GAN", "ddpm": "DDPM"}
 SHEET_COLUMNS, SHEET_ROWS, SHEET_TILE = 4, 3, 128
@@ -166,6 +171,8 @@ def number_interval(pair: Sequence[float] | None, sign: bool = False) -> str:
 
 def plain(name: str) -> str:
     """The name of an arm, a model or a metric in words."""
+    if name in MODELS:
+        return MODELS[name]
     words = name.replace("real_plus_synthetic", "real_+_synthetic").split("_")
     return " ".join(WORDS.get(word, word) for word in words)
 

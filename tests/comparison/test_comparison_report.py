@@ -115,7 +115,7 @@ def test_tables_have_the_numbers_and_bold_only_where_no_interval_overlaps(page):
     assert found["Against the controls, with the most training cases"] == [
         ["model", "diagnosis", "segmentation"],
         ["MaC-DM", "▲ helps", "○ no claim"],
-        ["classifier free", "● no evidence", "○ no claim"],
+        ["classifier-free guidance", "● no evidence", "○ no claim"],
         ["conditional GAN", "▼ hurts", "not measured"],
     ]
     downstream = {row[0]: row[1:] for row in found[CAPTION]}

@@ -25,6 +25,7 @@ from ..evaluation.endpoints import (
     TestSet,
     conclude,
 )
+from ..page import plain
 from .folds import Part
 from .macdm import MaCDM
 from .models import MODELS
@@ -204,7 +205,7 @@ def _macdm_against_others(task: str, metric: str, differences, models, verdicts:
 
 
 def _listed(names: Sequence[str]) -> str:
-    titles = [MODELS[name].title if name in MODELS else name for name in names]
+    titles = [plain(name) for name in names]
     return titles[0] if len(titles) == 1 else f"{', '.join(titles[:-1])} and {titles[-1]}"
 
 
