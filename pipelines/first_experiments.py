@@ -33,7 +33,7 @@ from diffusers_macdm.evaluation.downstream import (
     train_classifier,
     train_segmenter,
 )
-from diffusers_macdm.evaluation.filters import MASK_STEPS, MaskSampler
+from diffusers_macdm.evaluation.filters import MaskSampler
 from diffusers_macdm.evaluation.fit import mask_fit
 from diffusers_macdm.joint_sample import join
 from diffusers_macdm.pretrained import load_pipeline
@@ -96,7 +96,7 @@ def first_experiments(args: argparse.Namespace):
     given = chosen_cases(held_out, args.num_cases, args.seed)
     guided = 1.0 if pipe.guidance_classifier is not None else 0.0
     films = films_of_masks(pipe, given, guided, args.num_inference_steps, args.seed, args.batch_size)
-    own = MaskSampler(pipe)
+    own = MaskSampler(pipe, args.num_inference_steps)
     run = {"guidance_interval": (0.0, 1.0), "strength": 1.0, "num_inference_steps": args.num_inference_steps}
     guidance = []
     for scale in args.guidance_scales:
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--num-cases", type=int, default=64, help="held-out cases of each label whose masks or films are given")
     parser.add_argument("--num-pairs", type=int, default=64, help="pairs of each label at each guidance scale")
     parser.add_argument("--guidance-scales", type=float, nargs="+", default=[0.0, 0.5, 1.0, 2.0, 4.0])
-    parser.add_argument("--num-inference-steps", type=int, default=25, help=f"of the films; masks take {MASK_STEPS}")
+    parser.add_argument("--num-inference-steps", type=int, default=25, help="of films and of masks")
     parser.add_argument("--eval-steps", type=int, default=1000, help="training steps of the segmenter and of the classifier")
     parser.add_argument("--width", type=int, default=16, help="channels of their first stage")
     parser.add_argument("--batch-size", type=int, default=16, help="of the films")

@@ -37,7 +37,7 @@ LAYERS = (
     ("macdm", "batch_losses"),
     ("image_processor", "guidance", "losses", "refinement", "provenance", "data"),
     ("forward_process",),
-    ("joint_sample", "hub_errors", "hub_names"),
+    ("joint_sample", "devices", "hub_errors", "hub_names"),
 )
 BASE_DEPENDENCIES = {"torch", "diffusers", "safetensors", "huggingface_hub", "jinja2", "pillow", "numpy"}
 # Modules that belong to an extra and may import its packages at the top; all others import them where they are used.

@@ -161,7 +161,8 @@ class CopyAudit:
         """Audit the pipeline's denoiser.
 
         Returns:
-            `step`, `copy_rate` (`value`, 95 % Wilson `interval`, `copies`, `total`), and `train_loss`, `validation_loss` and
+            `step`, `copy_rate` (`value`, 95 % Wilson `interval`, `copies`, `total`,
+            `nominal_rate`), and `train_loss`, `validation_loss` and
             `gap` with `q0` (nearly clean) to `q3` (nearly noise) each. The losses are those of the noise (DDPM eq. 14),
             whatever the network predicts.
 
@@ -177,7 +178,10 @@ class CopyAudit:
         found = proportion(self.detector.find(to_audit_size(self._samples(pipeline), self.args.resolution)))
         return {
             "step": step,
-            "copy_rate": {"copies" if name == "count" else name: value for name, value in found.items()},
+            "copy_rate": {
+                **{"copies" if name == "count" else name: value for name, value in found.items()},
+                "nominal_rate": self.detector.nominal_rate,
+            },
             "train_loss": _quartiles(train_loss),
             "validation_loss": _quartiles(validation_loss),
             "gap": _quartiles(validation_loss - train_loss),
@@ -331,6 +335,6 @@ def sentence(audit: dict[str, Any]) -> str:
     gaps = " ".join(f"{value:+.4f}" for value in audit["gap"].values())
     return (
         f"Audit at step {audit['step']}: {rate['copies']} of {rate['total']} samples are closer to a training image than 95 % "
-        f"of validation images ({rate['value']:.0%}, 95 % interval {low:.0%} to {high:.0%}; chance gives 5 %). Validation loss "
-        f"minus training loss by quartile of the noise level: {gaps}."
+        f"of validation images ({rate['value']:.0%}, 95 % interval {low:.0%} to {high:.0%}; chance gives "
+        f"{rate['nominal_rate']:.0%}). Validation loss minus training loss by quartile of the noise level: {gaps}."
     )

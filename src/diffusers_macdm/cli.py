@@ -570,7 +570,8 @@ def add_compare(subparsers) -> None:
     budget = parser.add_argument_group("generative models")
     budget.add_argument("--steps", type=int, default=4000, help="training steps of every model, all of its networks together")
     budget.add_argument("--batch-size", type=int, default=16, help="of every model")
-    budget.add_argument("--learning-rate", type=float, default=2e-4, help="of every model")
+    budget.add_argument("--learning-rate", type=float, default=2e-4, help="of every diffusion model")
+    budget.add_argument("--gan-learning-rate", type=float, default=2e-4, help="of the GAN's generator and discriminator")
     budget.add_argument("--block-out-channels", metavar="C", type=int, nargs="+", default=[64, 128, 256], help="of every model")
     budget.add_argument("--layers-per-block", type=int, default=2, help="of every denoiser")
     budget.add_argument("--patch-size", type=int, default=1, help="of every denoiser of pixels: p^2 times less work")
@@ -611,6 +612,7 @@ def _compare(args: argparse.Namespace) -> int:
         steps=args.steps,
         batch_size=args.batch_size,
         learning_rate=args.learning_rate,
+        gan_learning_rate=args.gan_learning_rate,
         block_out_channels=tuple(args.block_out_channels),
         layers_per_block=args.layers_per_block,
         patch_size=args.patch_size,
@@ -691,7 +693,20 @@ def add_sweep(subparsers) -> None:
     parser.add_argument(
         "--train-seeds", metavar="K", type=int, nargs="+", default=[0, 1, 2], help="one training for each, for w2 and w3"
     )
+    parser.add_argument("--learning-rate", type=float, default=2e-4, help="of a model for w2 or w3")
+    parser.add_argument(
+        "--mask-weighting",
+        choices=["input", "signal"],
+        help="where w2 and w3 act: on the network's input, or on the clean masks before the noise; as in MODEL when not given",
+    )
     parser.add_argument("--batch-size", metavar="N", type=int, default=16, help="of trainings and of sampling")
+    parser.add_argument(
+        "--samples-per-class",
+        metavar="N",
+        type=int,
+        nargs="+",
+        help="this many real training cases of label 0, 1, ...: those of the training scripts' --samples_per_class, --seed 0",
+    )
     parser.add_argument(
         "--allow-unrecorded", action="store_true", help="measure although nothing records which cases trained the model"
     )
@@ -716,7 +731,10 @@ def _sweep(args: argparse.Namespace) -> int:
         feature_extractor=args.feature_extractor,
         train_steps=args.train_steps,
         train_seeds=args.train_seeds,
+        learning_rate=args.learning_rate,
+        mask_weighting=args.mask_weighting,
         batch_size=args.batch_size,
+        samples_per_class=args.samples_per_class,
         allow_unrecorded=args.allow_unrecorded,
         seed=args.seed,
         device=args.device,

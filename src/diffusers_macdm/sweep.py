@@ -26,30 +26,34 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from .audit.copies import NOMINAL_RATE, CopyDetector, proportion
+from .audit.copies import CopyDetector, proportion
 from .audit.embedding import CopyEmbedding
 from .audit.images import to_audit_size
 from .audit.run import EMBEDDING_STEPS, build_detector, load_radiographs
 from .comparison.interface import TrainingBudget, masks_for
 from .comparison.macdm import MaCDM
 from .data.loading import radiograph_array
-from .evaluation.cases import Cases, load_cases
+from .devices import available_device
+from .evaluation.cases import Cases
 from .evaluation.downstream import (
     DIAGNOSIS,
     LEARNING_RATES,
     SEGMENTATION,
+    TASKS,
     Budget,
     Stage,
     predict_probabilities,
     train_classifier,
     train_segmenter,
 )
-from .evaluation.features import classifier_features, load_feature_extractor
+from .evaluation.features import FeatureExtractor, classifier_features, load_feature_extractor
 from .evaluation.fit import mask_fit
 from .evaluation.intervals import patient_bootstrap
 from .evaluation.networks import diagnosis_classifier, segmenter
 from .evaluation.realism import Sample, quality
-from .joint_sample import join
+from .evaluation.resumable import begin, read_json, refuse_foreign, write_json
+from .evaluation.rounds import load_real
+from .joint_sample import CHANNELS, check_channel_weights, join
 from .macdm import MaCDMPipeline
 from .page import plain
 from .pretrained import load_pipeline, own_version
@@ -62,7 +66,7 @@ SAMPLING = ("guidance_scale", "guidance_interval", "strength", "num_inference_st
 RETRAINING = ("w2", "w3")
 PARAMETERS = (*SAMPLING, *RETRAINING)
 HURTS_ABOVE = 0.8  # MaC-DM sec. 3: "when the weights are above 0.8 the image quality falls"
-SETTINGS_FILE, RESULT_FILE, TABLE_FILE = "settings.json", "sweep.json", "sweep.csv"
+RESULT_FILE, TABLE_FILE = "sweep.json", "sweep.csv"
 LEVEL = 0.95
 HALVES, SHUFFLED, REAL = "two halves of the real cases", "shuffled pairs", "real cases"
 
@@ -150,7 +154,10 @@ def sweep(
     feature_extractor: str | None = None,
     train_steps: int = 4000,
     train_seeds: Sequence[int] = (0, 1, 2),
+    learning_rate: float = TrainingBudget.learning_rate,
+    mask_weighting: str | None = None,
     batch_size: int = 16,
+    samples_per_class: Sequence[int] | None = None,
     allow_unrecorded: bool = False,
     seed: int = 0,
     device: str | torch.device | None = None,
@@ -169,7 +176,10 @@ def sweep(
         embedding_steps: those of the copy audit's embedding.
         width: channels of the first stage of classifier and segmenter; their own defaults when None.
         feature_extractor: see `features.load_feature_extractor`; the diagnosis classifier's features when None.
-        train_steps, train_seeds, batch_size: of the trainings for `w2` and `w3`; the batch size is that of the sampling, too.
+        train_steps, train_seeds, learning_rate, batch_size: of the trainings for `w2` and `w3`; the batch size is that of the
+            sampling, too.
+        mask_weighting: where `w2` and `w3` act (`MaCDMUNet2DModel`): "input" or "signal"; as in the model when None.
+        samples_per_class: restrict the real training cases (see `rounds.load_real`).
         allow_unrecorded: measure although nothing records which cases trained the model.
         seed: everything else that is random follows from it.
         device: "cuda" where there is one, else "cpu", when None.
@@ -184,7 +194,9 @@ def sweep(
         FileExistsError: when `out` holds something else.
     """
     out = Path(out)
+    budgets = {task: Budget(evaluation_steps, learning_rate=LEARNING_RATES[task], width=width) for task in TASKS}
     for name, value, least in (
+        ("width", 1 if width is None else width, 1),
         ("num_per_class", num_per_class, 2),
         ("batch_size", batch_size, 2),
         ("embedding_steps", embedding_steps, 1),
@@ -195,9 +207,10 @@ def sweep(
     if not grid:
         raise ValueError(f"The grid is empty; it may have {', '.join(PARAMETERS)}.")
     retrained = [name for name in RETRAINING if name in grid]
-    if retrained and (not train_seeds or len(set(train_seeds)) < len(train_seeds)):
-        raise ValueError(f"train_seeds={list(train_seeds)} is not allowed: one or more, each once.")
-    device = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+    if retrained and (not train_seeds or len(set(train_seeds)) < len(train_seeds) or min(train_seeds) < 0):
+        raise ValueError(f"train_seeds={list(train_seeds)} is not allowed: one or more from 0 on, each once.")
+    device = available_device(device)
+    refuse_foreign(out, RESULT_FILE, "sweep")
     pipe = load_pipeline(model).to(device)
     pipe.set_progress_bar_config(disable=True)
     size, labels = pipe.unet.config.sample_size, list(range(pipe.unet.num_classes))
@@ -213,12 +226,34 @@ def sweep(
     }
     if not has_guidance and max(grid.get("guidance_scale", (0,))) > 0:
         raise ValueError(f"{model}: has no guidance classifier, so that guidance_scale can only be 0.")
+    levels = pipe.scheduler.config.num_train_timesteps
+    if max(grid.get("num_inference_steps", (0,))) > levels:
+        raise ValueError(
+            f"num_inference_steps {max(grid['num_inference_steps'])} is not allowed: {model} knows {levels} noise levels."
+        )
+    mask_weighting = mask_weighting or pipe.unet.config.mask_weighting
+    check_channel_weights((1.0,) * len(CHANNELS), len(CHANNELS), mask_weighting)
+    budget = None
+    if retrained:
+        budget = TrainingBudget(
+            steps=train_steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            block_out_channels=tuple(pipe.unet.config.block_out_channels),
+            layers_per_block=pipe.unet.config.layers_per_block,
+            patch_size=pipe.unet.config.patch_size,
+            norm_num_groups=pipe.unet.config.norm_num_groups,
+        )
+    extractor = None if feature_extractor is None else load_feature_extractor(feature_extractor, device=device)
 
-    training, validation = load_cases(real, "train", size), load_cases(real, "validation", size)
-    test = _cases_or_none(real, "test", size)
-    for split in ("validation",) if test is None else ("validation", "test"):
-        refuse_contaminated(real, split, model=model, allow_unrecorded=allow_unrecorded)
-    held_out = validation if test is None else Cases.concatenate([validation, test])
+    splits = load_real(real, size, samples_per_class)
+    if "validation" not in splits:
+        raise ValueError(f"{real}: there is no split 'validation', and cases are needed that no network was trained with.")
+    training, validation = splits["train"], splits["validation"]
+    for split in splits:
+        if split != "train":
+            refuse_contaminated(real, split, model=model, allow_unrecorded=allow_unrecorded)
+    held_out = Cases.concatenate([cases for split, cases in splits.items() if split != "train"])
     settings = {
         "model": str(model),
         "weights_sha256": weights_digest(pipe.unet),
@@ -238,12 +273,18 @@ def sweep(
         "feature_extractor": feature_extractor,
         "train_steps": train_steps if retrained else None,
         "train_seeds": list(train_seeds) if retrained else None,
+        "learning_rate": learning_rate if retrained else None,
+        "mask_weighting": mask_weighting if retrained else None,
+        "samples_per_class": None if samples_per_class is None else list(samples_per_class),
         "batch_size": batch_size,
         "seed": seed,
         "device": device.type,
     }
-    _begin(out, settings)
-    measure = _Measure(out / "networks", real, training, validation, held_out, settings, device, progress)
+    begin(out, settings, may_change=("model", "real"))
+    (out / "points").mkdir(exist_ok=True)
+    measure = _Measure(
+        out / "networks", real, training, validation, held_out, budgets, extractor, embedding_steps, seed, device, progress
+    )
 
     points = []
     trained_guidance = max([defaults["guidance_scale"], *grid.get("guidance_scale", ())])
@@ -256,10 +297,13 @@ def sweep(
                 if "train_seed" in run:
                     weights = {name: run[name] for name in (*RETRAINING, "train_seed")}
                     folder = out / "models" / run_name(weights, {})
-                    sampler = _retrained(folder, weights, pipe, training, train_steps, batch_size, trained_guidance, progress)
+                    if not folder.is_dir():
+                        _retrain(folder, weights, mask_weighting, budget, training, trained_guidance, device, progress)
+                    sampler = load_pipeline(folder).to(device)
+                    sampler.set_progress_bar_config(disable=True)
                 pairs, unrefined = sample_pairs(sampler, run, training, labels, num_per_class, seed, batch_size)
-                _write(path, _json({"settings": run, "measures": measure(pairs, unrefined)}))
-            measured.append(json.loads(path.read_text(encoding="utf-8")))
+                write_json(path, {"settings": run, "measures": measure(pairs, unrefined)})
+            measured.append(read_json(path))
         measures = [entry["measures"] for entry in measured]
         points.append({"parameter": parameter, "value": value, "measures": _over_runs(measures), "runs": measured})
 
@@ -276,7 +320,7 @@ def sweep(
     }
     _write(out / TABLE_FILE, _table(points))
     sweep_page(out, result)
-    _write(out / RESULT_FILE, _json(result))
+    write_json(out / RESULT_FILE, result)  # last: its presence says that the sweep is finished
     return result
 
 
@@ -302,8 +346,8 @@ def sample_pairs(
         "masks_from": None,
     }
     pairs = []
-    for begin in range(0, len(class_labels), batch_size):
-        numbers = range(begin, min(begin + batch_size, len(class_labels)))
+    for first in range(0, len(class_labels), batch_size):
+        numbers = range(first, min(first + batch_size, len(class_labels)))
         rows = [
             {
                 **common,
@@ -322,26 +366,20 @@ def sample_pairs(
     return made, np.array([pair.lesion_pixels_unrefined for pair in pairs])
 
 
-def _retrained(
-    folder: Path, weights: Mapping, pipe: MaCDMPipeline, training: Cases, steps: int, batch_size: int, guidance_scale, progress
-) -> MaCDMPipeline:
-    """The model of an earlier call, or a newly trained one of the size of `pipe`, which is kept."""
-    if not folder.is_dir():
-        config = pipe.unet.config
-        budget = TrainingBudget(
-            steps=steps,
-            batch_size=batch_size,
-            block_out_channels=tuple(config.block_out_channels),
-            layers_per_block=config.layers_per_block,
-            patch_size=config.patch_size,
-            norm_num_groups=config.norm_num_groups,
-        )
-        model = MaCDM(channel_weights=(1.0, weights["w2"], weights["w3"]), guidance_scale=guidance_scale)
-        model.fit(training, budget, seed=weights["train_seed"], device=pipe.device, progress=progress)
-        _keep(folder, model.pipeline.save_pretrained)
-    trained = load_pipeline(folder).to(pipe.device)
-    trained.set_progress_bar_config(disable=True)
-    return trained
+def _retrain(
+    folder: Path,
+    weights: Mapping,
+    mask_weighting: str,
+    budget: TrainingBudget,
+    training: Cases,
+    guidance_scale,
+    device,
+    progress,
+) -> None:
+    """Train a model with other weights of its channels, and keep it."""
+    model = MaCDM((1.0, weights["w2"], weights["w3"]), guidance_scale, mask_weighting)
+    model.fit(training, budget, seed=weights["train_seed"], device=device, progress=progress)
+    _keep(folder, model.pipeline.save_pretrained)
 
 
 def _keep(path: Path, save: Callable) -> None:
@@ -361,38 +399,36 @@ class _Measure:
     """The networks that measure, trained once on real training cases and kept in `folder`; called with the pairs of a point."""
 
     def __init__(
-        self, folder: Path, real, training: Cases, validation: Cases, held_out: Cases, settings: dict, device, progress
+        self,
+        folder: Path,
+        real,
+        training: Cases,
+        validation: Cases,
+        held_out: Cases,
+        budgets: Mapping[str, Budget],
+        extractor: FeatureExtractor | None,
+        embedding_steps: int,
+        seed: int,
+        device,
+        progress: bool,
     ):
-        self.held_out, self.seed, self.device = held_out, settings["seed"], device
+        self.held_out, self.seed, self.device = held_out, seed, device
         num_classes = int(max(cases.class_labels.max() for cases in (training, held_out))) + 1
-        width = {} if settings["width"] is None else {"width": settings["width"]}
-
-        def budget(task):
-            return Budget(settings["evaluation_steps"], learning_rate=LEARNING_RATES[task], width=settings["width"])
-
+        width = {} if budgets[DIAGNOSIS].width is None else {"width": budgets[DIAGNOSIS].width}
         stages = [Stage(training)]
+        common = {"seed": seed, "device": device}
         self.classifier = _kept(
             folder / "diagnosis_classifier.safetensors",
             lambda: diagnosis_classifier(num_classes, **width),
-            lambda: (
-                train_classifier(
-                    stages, validation, budget(DIAGNOSIS), num_classes=num_classes, seed=self.seed, device=device
-                ).network
-            ),
+            lambda: train_classifier(stages, validation, budgets[DIAGNOSIS], num_classes=num_classes, **common).network,
         ).to(device)
         self.segmenter = _kept(
             folder / "segmenter.safetensors",
             lambda: segmenter(training.size, **width),
-            lambda: train_segmenter(stages, validation, budget(SEGMENTATION), seed=self.seed, device=device).network,
+            lambda: train_segmenter(stages, validation, budgets[SEGMENTATION], **common).network,
         ).to(device)
-        self.detector, self.notes = _detector(
-            folder / "embedding", real, training.size, settings["embedding_steps"], self.seed, device, progress
-        )
-        self.extractor = (
-            classifier_features(self.classifier, device=device)
-            if settings["feature_extractor"] is None
-            else load_feature_extractor(settings["feature_extractor"], device=device)
-        )
+        self.detector, self.notes = _detector(folder / "embedding", real, training, embedding_steps, seed, device, progress)
+        self.extractor = classifier_features(self.classifier, device=device) if extractor is None else extractor
         self.real = Sample.of(held_out, self.extractor)
         self.real_agreement = class_agreement(self.classifier, held_out, self.seed)["value"]
 
@@ -413,7 +449,7 @@ class _Measure:
         closeness = self.detector.closeness(comparison)
         median = patient_bootstrap(lambda chosen: float(np.median(closeness[chosen])), pairs.patient_ids, seed=self.seed)
         found.append(_entry("median_copy_closeness", median.to_dict(), {"validation images": 0.0}))
-        found.append(_entry("copy_rate", proportion(self.detector.is_copy(comparison)), {"chance": NOMINAL_RATE}))
+        found.append(_entry("copy_rate", proportion(self.detector.is_copy(comparison)), {"chance": self.detector.nominal_rate}))
         return found
 
 
@@ -429,7 +465,8 @@ def class_agreement(classifier: torch.nn.Module, cases: Cases, seed: int) -> dic
     def mean_over_labels(chosen):
         return float(np.mean([*of_label(chosen).values()]))
 
-    found = patient_bootstrap(mean_over_labels, cases.patient_ids, seed=seed).to_dict()
+    of_each = [labels == label for label in np.unique(labels)]
+    found = patient_bootstrap(mean_over_labels, cases.patient_ids, seed=seed, rests_on=of_each).to_dict()
     return {**found, "by_label": of_label(np.arange(len(labels)))}
 
 
@@ -451,8 +488,11 @@ def _kept(path: Path, build: Callable, train: Callable) -> torch.nn.Module:
     return network
 
 
-def _detector(folder: Path, real, size: int, steps: int, seed: int, device, progress) -> tuple[CopyDetector, list[str]]:
-    training, validation = (load_radiographs(real, split, size) for split in ("train", "validation"))
+def _detector(folder: Path, real, cases: Cases, steps: int, seed: int, device, progress) -> tuple[CopyDetector, list[str]]:
+    """Of copies of the films of these training cases."""
+    training, validation = (load_radiographs(real, split, cases.size) for split in ("train", "validation"))
+    names = set(cases.names)
+    training = training.select([number for number, name in enumerate(training.names) if name in names])
     embedding = CopyEmbedding.from_pretrained(str(folder)).eval().requires_grad_(False) if folder.is_dir() else None
     detector, notes = build_detector(
         training,
@@ -599,43 +639,11 @@ def _table(points: Sequence[dict]) -> bytes:
 # --- files --------------------------------------------------------------------------------------------------------------
 
 
-def _begin(out: Path, settings: dict) -> None:
-    """Write the settings, or hold them against those of the call that began."""
-    path = out / SETTINGS_FILE
-    if path.is_file():
-        before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(_json(settings))
-        other = [name for name in now if before.get(name) != now[name]]
-        if other:
-            raise ValueError(
-                f"{out} was begun with other settings: {other[0]} was {before.get(other[0])!r} and is {now[other[0]]!r}. "
-                "Use the same ones, or another folder."
-            )
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} exists and is no sweep that was begun; nothing is overwritten.")
-    for folder in (out, out / "points"):
-        folder.mkdir(parents=True, exist_ok=True)
-    _write(path, _json(settings))
-
-
-def _cases_or_none(real: str | Path, split: str, size: int) -> Cases | None:
-    try:
-        return load_cases(real, split, size)
-    except ValueError as error:
-        if "there is no split" not in str(error):
-            raise
-        return None
-
-
 def _write(path: Path, content: bytes) -> None:
     """All of it or nothing: under a temporary name first."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_bytes(content)
     temporary.replace(path)
-
-
-def _json(content: dict) -> bytes:
-    return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def _versions() -> dict[str, str]:

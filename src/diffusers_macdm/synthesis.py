@@ -33,6 +33,7 @@ from tqdm.auto import tqdm
 from .contact_sheet import contact_sheet, save
 from .data.check import METADATA
 from .data.loading import OPTIONAL_COLUMNS, PairDataset, load_pairs, mask_array, radiograph_array
+from .devices import available_device
 from .joint_sample import split as split_joint_sample
 from .macdm import MaCDMPipeline
 from .macdm.pipeline import REFUSED_SCHEDULERS
@@ -134,7 +135,7 @@ def generate(
     pipe = load_pipeline(model)
     weights_sha256 = {name: weights_digest(module) for name, module in _networks(pipe).items()}
     set_scheduler(pipe, scheduler)
-    device = _device(device)
+    device = available_device(device)
     pipe.to(device)
     if dtype != torch.float32:  # what it was loaded as; casting to the same warns all the same
         pipe.to(dtype=dtype)
@@ -405,16 +406,6 @@ def _check_real_cases(from_data, strength: float | None, masks_from) -> None:
 def _networks(pipe: MaCDMPipeline) -> dict[str, torch.nn.Module]:
     networks = {name: getattr(pipe, name, None) for name in ("unet", "guidance_classifier")}
     return {name: network for name, network in networks.items() if network is not None}
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # an unknown name; a CUDA device where there is none
-        raise ValueError(f"device={str(device)!r} is not available: {str(error).splitlines()[0]}") from error
-    return torch.device(device)
 
 
 def _labels(pipe: MaCDMPipeline, class_labels: Sequence[int] | None) -> list[int | None]:

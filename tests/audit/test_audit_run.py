@@ -257,7 +257,7 @@ def result_of(copies, total, found=95):
 
     return {
         "copy_rate": {**proportion(np.arange(total) < copies), "copies": copies},
-        "nominal_false_alarm_rate": {"interval": list(false_alarm_interval(200))},
+        "nominal_false_alarm_rate": {"value": 0.05, "interval": list(false_alarm_interval(200))},
         "sensitivity": {"exact": part(100), "shifted": part(found), "combined": part(10)},
         "reliable": found >= 80,
     }

@@ -68,7 +68,10 @@ def test_proportion_has_the_wilson_interval():
 
 def test_copies_too_often_needs_more_than_the_thresholds_own_uncertainty():
     def result(count):
-        return {"copy_rate": proportion(np.arange(200) < count), "nominal_false_alarm_rate": {"interval": [0.02, 0.09]}}
+        return {
+            "copy_rate": proportion(np.arange(200) < count),
+            "nominal_false_alarm_rate": {"value": 0.05, "interval": [0.02, 0.09]},
+        }
 
     assert not copies_too_often(result(10)) and not copies_too_often(result(25))
     assert copies_too_often(result(40))

@@ -6,7 +6,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_scor
 
 from diffusers_macdm.evaluation.arms import CONTROLS
 from diffusers_macdm.evaluation.downstream import DIAGNOSIS, SEGMENTATION
-from diffusers_macdm.evaluation.endpoints import ENDPOINTS, PRIMARY, Measurements, TestSet, conclude, verdict
+from diffusers_macdm.evaluation.endpoints import AT_CHANCE, ENDPOINTS, PRIMARY, Measurements, TestSet, conclude, verdict
 
 
 ARM = "real_plus_synthetic_1"
@@ -120,6 +120,16 @@ def test_conclusion(distance_of_arm, distance_of_best_control, expected):
     assert words in found["sentence"]
     assert f"{values[ARM]:.3f}" in found["sentence"] and f"{best.replace('_', ' ')}) {values[best]:.3f}" in found["sentence"]
     assert f"difference {values[ARM] - values[best]:+.3f}" in found["sentence"]
+    assert found["controls_at_chance"] is False and AT_CHANCE not in found["sentence"]
+
+
+@pytest.mark.parametrize("distance_of_arm, verdict_of_it", [(0.0, "no evidence"), (4.0, "helps")])
+def test_controls_that_guess_are_said(distance_of_arm, verdict_of_it):
+    """Where the controls are at chance a null result says nothing; a benefit is one nonetheless."""
+    _, results, differences = measured({**dict.fromkeys(CONTROLS, 0.0), ARM: distance_of_arm})
+    found = conclude(DIAGNOSIS, ARM, "Ratio 1", results, differences)
+    assert found["verdict"] == verdict_of_it and found["controls_at_chance"] is True
+    assert found["sentence"].endswith(AT_CHANCE) == (verdict_of_it == "no evidence")
 
 
 def test_no_claim_without_three_seeds_or_without_a_control():
@@ -136,5 +146,9 @@ def test_no_claim_without_three_seeds_or_without_a_control():
 
 
 def test_few_patients_are_said():
+    three = TestSet(("a", "b", "b"), np.array([False, False, False]), np.full(3, "split"))
+    assert "There is no test patient with a lesion" in three.few_patients()
+    three = TestSet(("a", "b", "b"), np.array([False, True, True]), np.full(3, "split"))
+    assert "There is only 1 test patient with a lesion" in three.few_patients()
     assert "only 17 test patients with a lesion" in cases(50).few_patients()
     assert cases(400).few_patients() is None

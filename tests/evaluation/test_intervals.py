@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from diffusers_macdm.evaluation.intervals import Estimate, difference_of_arms, patient_bootstrap, value_of_arm
-from diffusers_macdm.evaluation.metrics import roc_auc
+from diffusers_macdm.evaluation.metrics import mean_of_defined, roc_auc
 
 
 def mean_of(values):
@@ -36,28 +36,32 @@ def test_mean_of_single_cases_is_students_interval():
 
 
 def test_patients_are_drawn_whole():
-    ids = ["b", "a", "b", "c", "a", "b"]
+    ids = ["b", "a", "b", "c", "a", "b", None, None]  # an unknown patient is nobody else
     seen = []
-    estimate = patient_bootstrap(lambda indices: seen.append(np.bincount(indices, minlength=6)) or len(seen), ids, 50)
+    estimate = patient_bootstrap(lambda indices: seen.append(np.bincount(indices, minlength=8)) or len(seen), ids, 50)
     counts = np.array(seen[1:])  # [resamples, cases]
-    assert estimate.num_patients == 3 and (seen[0] == 1).all()
+    assert estimate.num_patients == 5 and (seen[0] == 1).all()
     for patient in "abc":
         of_patient = counts[:, [case for case, name in enumerate(ids) if name == patient]]
         assert (of_patient == of_patient[:, :1]).all()
-    assert (counts[:, [0, 1, 3]].sum(axis=1) == 3).all() and len(np.unique(counts, axis=0)) > 5
+    assert (counts[:, 6] != counts[:, 7]).any()
+    assert (counts[:, [0, 1, 3, 6, 7]].sum(axis=1) == 5).all() and len(np.unique(counts, axis=0)) > 5
+    assert patient_bootstrap(mean_of(np.arange(3.0)), [float("nan")] * 3, 50).num_patients == 3
 
 
 def test_undefined_resamples_are_left_out_and_counted():
-    values = np.array([1.0, 2.0, 3.0, 4.0])
-    estimate = patient_bootstrap(lambda i: values[i].mean() if 3 in i else np.nan, range(4), 4000)
-    assert estimate.num_undefined / 4000 == pytest.approx(0.75**4, abs=0.04) and estimate.interval is not None
-    seldom = patient_bootstrap(lambda i: values[i].mean() if len(set(i)) == 4 else np.nan, range(4), 400)
-    assert seldom.value == 2.5 and seldom.interval is None and seldom.num_undefined > 200
+    values = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    estimate = patient_bootstrap(lambda i: values[i].mean() if 3 in i else np.nan, range(5), 4000)
+    assert estimate.num_undefined / 4000 == pytest.approx(0.8**5, abs=0.04) and estimate.interval is not None
+    seldom = patient_bootstrap(lambda i: values[i].mean() if len(set(i)) == 5 else np.nan, range(5), 400)
+    assert seldom.value == 3 and seldom.interval is None and seldom.num_undefined > 200
 
 
 def test_where_there_is_no_interval():
     values = np.array([0.5, 0.7])
     assert patient_bootstrap(mean_of(values), ["a", "a"]) == Estimate(0.6, None, 1)
+    assert patient_bootstrap(mean_of(np.arange(4.0)), range(4)).interval is None  # fewer than five patients
+    assert patient_bootstrap(mean_of(np.arange(9.0)), range(9), rests_on=[np.arange(9) < 4]).interval is None
     assert patient_bootstrap(lambda _: np.nan, ["a", "b"]).to_dict() == {
         "value": None,
         "interval": None,
@@ -173,6 +177,36 @@ def test_coverage_of_the_auc():
         held += low <= truth <= high
     low, high = rate(0.93, 0.96, num)
     assert low <= held / num <= high
+
+
+def test_coverage_where_few_patients_have_a_value():
+    """Five of 100 patients have a lesion: counted as 100, their mean's interval misses the truth in one study of eight."""
+    num, defined = 250, np.arange(100) < 5
+    held = {"those with a value": 0, "all": 0}
+    for study in range(num):
+        values = np.where(defined, np.random.default_rng(study).normal(0, 1, 100), np.nan)
+        for counted, rests_on in (("those with a value", [defined]), ("all", None)):
+            low, high = patient_bootstrap(
+                lambda i, v=values: mean_of_defined(v[i]), range(100), 200, rests_on=rests_on
+            ).interval
+            held[counted] += low <= 0 <= high
+    low, high = rate(0.93, 0.97, num)
+    assert low <= held["those with a value"] / num <= high
+    assert held["all"] / num < 0.90
+
+
+def test_the_smallest_group_is_counted():
+    """Three runs that are alike, so that the margin is t SE of the patients: 6 with a lesion, 30 without."""
+    generator = np.random.default_rng(3)
+    lesion = np.arange(36) < 6
+    scores = generator.normal(0, 1, 36) + lesion
+    statistics = [lambda i: roc_auc(scores[i], lesion[i])] * 3
+    every, smallest = (
+        value_of_arm(statistics, range(36), 500, bounds=(-9, 9), rests_on=groups) for groups in (None, [lesion, ~lesion])
+    )
+    widths = [np.diff(estimate.interval)[0] for estimate in (every, smallest)]
+    factor = stats.t.ppf(0.975, 5) * np.sqrt(6 / 5) / (stats.t.ppf(0.975, 35) * np.sqrt(36 / 35))
+    assert widths[1] / widths[0] == pytest.approx(factor) and smallest.num_patients == 36
 
 
 @pytest.mark.parametrize(

@@ -48,12 +48,25 @@ def statistic(name, predictions, references):
     return lambda cases: getattr(functions, name)(predictions[cases], references[cases])
 
 
+def groups(name, predictions, references):
+    """Cases that there must be some of."""
+    if name in MASKS:
+        return (
+            [predictions.any(axis=(1, 2)) | references.any(axis=(1, 2))]
+            if name == "dice"
+            else [predictions.any(axis=(1, 2)) & references.any(axis=(1, 2))]
+        )
+    classes = {"sensitivity": (1,), "specificity": (0,)}.get(name, (0, 1))
+    return [references == label for label in classes]
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_value_and_interval(modules, inputs, name):
     predictions, references = inputs[name]
     arguments = {"patient_ids": PATIENTS, "num_resamples": 200, "seed": 3}
     result = modules[name].compute(predictions=predictions, references=references, **arguments)
-    expected = patient_bootstrap(statistic(name, predictions, references), PATIENTS, num_resamples=200, seed=3)
+    rests_on = groups(name, predictions, references)
+    expected = patient_bootstrap(statistic(name, predictions, references), PATIENTS, 200, seed=3, rests_on=rests_on)
     assert result[name] == pytest.approx(expected.value) and result["num_patients"] == 16
     assert result["interval"] == pytest.approx(expected.interval)
     assert json.loads(json.dumps(result)) == result

@@ -63,6 +63,12 @@ class CopyDetector:
         # Of rank 0.05 (n + 1): one of twenty new images falls below it on average, however few the validation images are.
         self.threshold = float(np.quantile(self.closeness(null), NOMINAL_RATE, method="weibull"))
 
+    @property
+    def nominal_rate(self) -> float:
+        """Share of images that copy nobody and are called copies nonetheless: 5 %, or the 1 / (n + 1) that are closer than all
+        of n < 19 validation images."""
+        return max(NOMINAL_RATE, 1 / (len(self.null) + 1))
+
     def closeness(self, comparison: Comparison) -> np.ndarray:
         """`[N]`; 0 is the median validation image, smaller is closer."""
         return np.min([scale(getattr(comparison, name)) for name, scale in self.scales.items()], axis=0)

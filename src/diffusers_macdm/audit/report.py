@@ -22,7 +22,7 @@ def write_pictures(folder: Path, made, training, detector: CopyDetector, compari
     _montage(made.images, training.images, comparison.nearest, lines, order).save(folder / "montage.png", optimize=True)
     _histograms(folder / "distances.png", detector, comparison)
     if result["strength_curve"]:
-        _strengths(folder / "strengths.png", result["strength_curve"])
+        _strengths(folder / "strengths.png", result["strength_curve"], result["nominal_false_alarm_rate"]["value"])
 
 
 def _montage(synthetic, training, nearest, lines, order) -> Image.Image:
@@ -73,7 +73,7 @@ def _histograms(path: Path, detector: CopyDetector, comparison: Comparison) -> N
     figure.savefig(path, dpi=90)
 
 
-def _strengths(path: Path, curve: list[dict]) -> None:
+def _strengths(path: Path, curve: list[dict], chance: float) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 3.4), layout="constrained")
@@ -83,7 +83,7 @@ def _strengths(path: Path, curve: list[dict]) -> None:
     axes.fill_between(x, low, high, color="tab:red", alpha=0.2, label="95 % interval")
     axes.plot(x, [point["value"] for point in curve], "o-", color="tab:red", label="called a copy")
     axes.plot(x, [point["nearest_is_source"] for point in curve], "s--", color="tab:blue", label="nearest is its source")
-    axes.axhline(0.05, color="black", linewidth=1, linestyle=":", label="chance, 5 %")
+    axes.axhline(chance, color="black", linewidth=1, linestyle=":", label=f"chance, {100 * chance:.0f} %")
     axes.set(xlabel="strength Z / T", ylabel="share of variations", ylim=(-0.03, 1.03))
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=90)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from ..data.loading import PairDataset, case_names, load_pairs, radiograph_array, radiograph_digest
+from ..devices import available_device
 from ..pretrained import load_pipeline, own_version
 from ..provenance import digests_of_training
 from .copies import NOMINAL_RATE, CopyDetector, copies_too_often, false_alarm_interval, proportion
@@ -234,7 +235,7 @@ def audit(
     ):
         if value < least:
             raise ValueError(f"{name}={value} is not allowed: at least {least} is needed.")
-    device = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+    device = available_device(device)
 
     pipe = None if model is None else _pipeline(model, device)  # first: what cannot be loaded is said at once
     made = load_radiographs(synthetic, "train", columns=("strength", "source", "masks_from"))
@@ -281,7 +282,10 @@ def audit(
         "by_strength": _groups([row.get("strength") for row in made.rows], copies),
         "sensitivity": sensitivity,
         "false_alarms": false_alarms,
-        "nominal_false_alarm_rate": {"value": NOMINAL_RATE, "interval": list(false_alarm_interval(len(detector.null)))},
+        "nominal_false_alarm_rate": {
+            "value": detector.nominal_rate,
+            "interval": list(false_alarm_interval(len(detector.null))),
+        },
         "membership": membership,
         "strength_curve": curve,
         "strength_level": None if curve is None else telling_level(curve),
@@ -343,7 +347,7 @@ def verdict(result: dict) -> str:
     if copies_too_often(result):
         sentence += " That is more than chance gives: the model copies its training images."
     elif result["reliable"]:
-        sentence += " That is no more than chance gives (5 %)."
+        sentence += f" That is no more than chance gives ({100 * result['nominal_false_alarm_rate']['value']:.0f} %)."
     return sentence
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -46,8 +47,9 @@ class ConditionalGAN(GenerativeModel):
         with own_randomness(seed, device):
             self.generator = Generator(cases.size, self.num_classes, budget).to(device).train()
             discriminator = Discriminator(cases.size, self.num_classes, budget).to(device).train()
-            of_generator = Optimiser(self.generator.parameters(), budget, budget.steps, BETAS)
-            of_discriminator = Optimiser(discriminator.parameters(), budget, budget.steps, BETAS)
+            own_rate = replace(budget, learning_rate=budget.gan_learning_rate)
+            of_generator = Optimiser(self.generator.parameters(), own_rate, budget.steps, BETAS)
+            of_discriminator = Optimiser(discriminator.parameters(), own_rate, budget.steps, BETAS)
             drawn = batches(
                 cases,
                 budget,

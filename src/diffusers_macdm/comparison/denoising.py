@@ -88,18 +88,20 @@ def training_process(device: torch.device | str) -> ForwardProcess:
     return ForwardProcess.from_scheduler(DDPMScheduler(NUM_TRAIN_TIMESTEPS)).to(device)
 
 
-def ddim_scheduler(clip_sample: bool = True) -> DDIMScheduler:
+def ddim_scheduler(clip_sample: bool = True, clip_sample_range: float = 1.0) -> DDIMScheduler:
     """DDIM for all of them: no difference between two models is one of their samplers.
 
     After short trainings, and in few steps, ancestral sampling leaves more noise in the samples.
 
     Args:
         clip_sample: False for latents, which have no bounds.
+        clip_sample_range: largest value of a clean sample.
     """
     return DDIMScheduler(
         NUM_TRAIN_TIMESTEPS,
         prediction_type=PREDICTION_TYPE,
         clip_sample=clip_sample,
+        clip_sample_range=clip_sample_range,
         timestep_spacing="trailing",  # sampling starts at the noisiest level whatever the number of steps
     )
 

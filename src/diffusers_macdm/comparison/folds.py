@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..data.splits import split_by_patient
 from ..evaluation.arms import draw_pairs
-from ..evaluation.cases import Cases
-from ..evaluation.rounds import HELD_OUT_SPLITS
+from ..evaluation.cases import Cases, of_each_class
+from ..evaluation.rounds import HELD_OUT_SPLITS, folds_by_patient
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,8 @@ def make_parts(
         held_out = [splits[split] for split in HELD_OUT_SPLITS if split in splits]
         if "train" not in splits or not held_out:
             raise ValueError("held_out_folds need a train split, and a validation or a test split.")
-        pool, members = _divided(held_out, held_out_folds, seed)
+        pool = Cases.concatenate(held_out)
+        members = folds_by_patient(pool, held_out_folds, seed)
         divided = {}
         for fold, tested in enumerate(members):
             chooses = sorted(set(range(len(pool))) - set(tested))
@@ -100,7 +100,8 @@ def make_parts(
     else:
         if folds < 3:
             raise ValueError(f"folds={folds} is not allowed: at least 3 are needed, to train, to choose and to test.")
-        pool, members = _divided(list(splits.values()), folds, seed)
+        pool = Cases.concatenate(list(splits.values()))
+        members = folds_by_patient(pool, folds, seed)
         divided = {}
         for fold in range(folds):
             chooses = (fold + 1) % folds
@@ -116,32 +117,6 @@ def make_parts(
             chosen = train if size is None else train.select(draw_pairs(train.class_labels, size, seed))
             parts.append(Part(fold, trained.get(fold, fold), size, chosen, validation, test))
     return parts
-
-
-def _divided(splits: Sequence[Cases], folds: int, seed: int) -> tuple[Cases, list[list[int]]]:
-    """All cases, and the numbers of those of each fold, by patient."""
-    pool = Cases.concatenate(splits)
-    shares = {str(fold): 1 / folds for fold in range(folds)}
-    return pool, list(split_by_patient(pool.patient_ids, pool.class_labels.tolist(), shares, seed).values())
-
-
-def of_each_class(cases: Cases, counts: Sequence[int], seed: int, fold: str) -> Cases:
-    """This many cases of label 0, 1, ..., in their order.
-
-    Raises:
-        ValueError: when there are fewer.
-    """
-    if not sum(counts):
-        raise ValueError(f"samples_per_class {list(counts)} is not allowed: it leaves no training case.")
-    labels, chosen = cases.class_labels.numpy(), []
-    for label, count in enumerate(counts):
-        members = np.flatnonzero(labels == label)
-        if not 0 <= count <= len(members):
-            raise ValueError(
-                f"samples_per_class {count} of label {label} is not allowed: {fold} has {len(members)} training cases of it."
-            )
-        chosen.append(np.random.default_rng([seed, label]).permutation(members)[:count])
-    return cases.select(np.sort(np.concatenate(chosen)))
 
 
 def labels_for(train: Cases, count: int, seed: int) -> np.ndarray:

@@ -27,7 +27,8 @@ class TrainingBudget:
         steps: updates of weights on one batch each, over all networks of a model: what trains a guidance classifier or an
             autoencoder is taken from it. A generator and its discriminator take a step together.
         batch_size: cases in a step.
-        learning_rate: of AdamW, after the warm-up; it falls to 0 as a cosine.
+        learning_rate: of AdamW, after the warm-up; it falls to 0 as a cosine. That of all diffusion models.
+        gan_learning_rate: the same of generator and discriminator, which a rate for a short diffusion training makes collapse.
         block_out_channels: channels of the main network at each resolution, finest first; multiples of `norm_num_groups`.
         layers_per_block: residual blocks at each resolution.
         patch_size: patches of this side become channels in front of a denoiser of pixels (`MaCDMUNet2DModel`).
@@ -41,6 +42,7 @@ class TrainingBudget:
     steps: int = 4000
     batch_size: int = 16
     learning_rate: float = 2e-4
+    gan_learning_rate: float = 2e-4
     block_out_channels: tuple[int, ...] = (64, 128, 256)
     layers_per_block: int = 2
     patch_size: int = 1
@@ -51,7 +53,8 @@ class TrainingBudget:
     num_workers: int = 0
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "learning_rate", "layers_per_block", "patch_size", "num_inference_steps"):
+        positive = ("steps", "batch_size", "learning_rate", "gan_learning_rate", "layers_per_block", "patch_size")
+        for name in (*positive, "num_inference_steps"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} is not allowed: it must be greater than 0.")
         wrong = [channels for channels in self.block_out_channels if channels < 1 or channels % self.norm_num_groups]

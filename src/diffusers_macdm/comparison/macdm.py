@@ -31,8 +31,9 @@ class MaCDM(GenerativeModel):
     """Masked conditional diffusion.
 
     Args:
-        channel_weights: `w1, w2, w3` on the network's input.
+        channel_weights: `w1, w2, w3`.
         guidance_scale: of the classifier guidance; 0 is off, and then no classifier is trained: the denoiser gets its steps.
+        mask_weighting: where the weights act, "input" or "signal" (see `MaCDMUNet2DModel`).
 
     Attributes:
         pipeline: after `fit`, the trained `MaCDMPipeline`.
@@ -45,8 +46,14 @@ class MaCDM(GenerativeModel):
     )
     makes_masks = "generated"
 
-    def __init__(self, channel_weights: Sequence[float] = (1.0, 1.0, 1.0), guidance_scale: float = 1.0):
+    def __init__(
+        self,
+        channel_weights: Sequence[float] = (1.0, 1.0, 1.0),
+        guidance_scale: float = 1.0,
+        mask_weighting: str = "input",
+    ):
         self.channel_weights, self.guidance_scale = tuple(channel_weights), guidance_scale
+        self.mask_weighting = mask_weighting
 
     def fit(
         self, cases: Cases, budget: TrainingBudget, *, seed: int, device: torch.device | str = "cpu", progress: bool = False
@@ -59,6 +66,7 @@ class MaCDM(GenerativeModel):
             "sample_size": cases.size,
             "in_channels": len(CHANNELS),
             "channel_weights": self.channel_weights,
+            "mask_weighting": self.mask_weighting,
             "patch_size": budget.patch_size,
         }
         facts, classifier = {}, None
@@ -98,7 +106,9 @@ class MaCDM(GenerativeModel):
                     device=device,
                     progress="guidance classifier" if progress else None,
                 )
-        self.pipeline = MaCDMPipeline(unet, ddim_scheduler(), classifier)
+        # What is weighted in the signal reaches as far as its weight.
+        largest = max(1.0, *self.channel_weights) if self.mask_weighting == "signal" else 1.0
+        self.pipeline = MaCDMPipeline(unet, ddim_scheduler(clip_sample_range=largest), classifier)
         self.pipeline.set_progress_bar_config(disable=True)
         return total_facts(facts, [unet] if classifier is None else [unet, classifier])
 

@@ -99,7 +99,8 @@ to a training film than 95 % of other patients' films are.</p>
 <h2 id="glossary">What the numbers mean</h2>
 <dl>
 <dt>95 % interval</dt><dd>The values that are compatible with the data: chance in the choice of test patients and in the
-training of the downstream networks. Each generative model was trained once: its own luck is not in it.</dd>
+training of the downstream networks. For the same training cases each generative model was trained once: how another training
+of it would turn out is not in it.</dd>
 <dt>ROC AUC</dt><dd>How often the diagnosis classifier gives a case with a lesion a higher score than a normal one; 0.5 by
 chance.</dd>
 <dt>Dice</dt><dd>Overlap of two outlined areas: 1 the same, 0 no common pixel.</dd>

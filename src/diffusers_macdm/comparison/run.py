@@ -10,10 +10,11 @@ OUT/comparison.json, OUT/index.html                 the answer; without them the
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import shutil
 import sys
 import time
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +29,7 @@ from ..audit.images import to_audit_size
 from ..audit.neighbours import Gallery
 from ..audit.run import EMBEDDING_STEPS
 from ..contact_sheet import contact_sheet, save
+from ..devices import available_device
 from ..evaluation.arms import CONTROLS, Arm, build_arms, stages_of
 from ..evaluation.cases import Cases
 from ..evaluation.downstream import (
@@ -40,7 +42,8 @@ from ..evaluation.downstream import (
     measure_diagnosis,
     measure_segmentation,
 )
-from ..evaluation.resumable import begin, refuse_foreign, write_json
+from ..evaluation.features import FeatureExtractor, classifier_features, load_feature_extractor
+from ..evaluation.resumable import begin, read_json, refuse_foreign, write_json
 from ..evaluation.rounds import load_real
 from ..evaluation.run import Training
 from ..pretrained import own_version
@@ -117,7 +120,7 @@ def compare(
             raise ValueError(f"{name}={value} is not allowed: at least 1 is needed.")
     for name in models:
         MODELS[name].check_size(size, budget)
-    device = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+    device = available_device(device)
     widths = {DIAGNOSIS: classifier_width, SEGMENTATION: segmenter_width}
     budgets = {task: Budget(eval_steps, eval_batch_size, LEARNING_RATES[task], validate_every, widths[task]) for task in TASKS}
     refuse_foreign(out, COMPARISON_FILE, "comparison")
@@ -126,12 +129,14 @@ def compare(
     parts = make_parts(splits, folds, train_sizes, samples_per_class, held_out_folds)
     num_classes = 1 + max(int(cases.class_labels.max()) for cases in splits.values())
     training = Training(budgets, num_classes, pretrained_classifier, device)
+    training.check(size)
+    extractor = None if feature_extractor is None else load_feature_extractor(feature_extractor, device=device)
     settings = {
         "real": str(real),
         "cases": {split: len(cases) for split, cases in splits.items()},
         "real_sha256": {split: cases.digest() for split, cases in splits.items()},
         "models": list(models),
-        "budget": asdict(budget),
+        "budget": {name: value for name, value in asdict(budget).items() if name != "num_workers"},
         "train_sizes": None if train_sizes is None else list(train_sizes),
         "samples_per_class": None if samples_per_class is None else list(samples_per_class),
         "folds": folds,
@@ -145,8 +150,9 @@ def compare(
         "audit_steps": audit_steps,
         "num_resamples": num_resamples,
         "device": device.type,
+        "num_workers": budget.num_workers,
     }
-    begin(out, settings)
+    begin(out, settings, may_change=("real", "num_workers"))
 
     done = []
     for part in parts:
@@ -158,14 +164,14 @@ def compare(
             if not folder.is_dir():
                 _make(folder, name, part, labels, budget, seeds[0], device, progress)
             made[name], facts[name] = _read_made(folder, name)
-        judge = _Judge(part, training, feature_extractor, audit_steps, seeds[0], progress)
+        judge = _Judge(part, training, extractor, audit_steps, seeds[0], progress)
         measures = {}
         for name in models:
             path = place / "measures" / f"{name}.json"
             if not path.is_file():
                 path.parent.mkdir(exist_ok=True)
                 write_json(path, judge.measure(made[name]))
-            measures[name] = json.loads(path.read_text(encoding="utf-8"))
+            measures[name] = read_json(path)
         done.append(Done(part, facts, measures, _run_all(out / part.folder / "runs", part, made, training, seeds, progress)))
 
     result = summarise(done, list(models), list(seeds), num_resamples, str(real))
@@ -216,17 +222,21 @@ def _make(folder: Path, name: str, part: Part, labels, budget: TrainingBudget, s
 
 
 def _read_made(folder: Path, name: str) -> tuple[Cases, dict]:
-    with np.load(folder / "samples.npz") as content:
-        gray = torch.from_numpy(content["radiographs"])  # [N, H, W]
-        radiographs = gray[:, None].float() / 127.5 - 1
-        if "masks" in content:
-            masks = torch.from_numpy(content["masks"]).float() * 2 - 1
-        else:
-            masks = torch.full_like(radiographs, torch.nan).expand(-1, 2, -1, -1)
-        labels = content["class_labels"]
+    path = folder / "samples.npz"
+    try:
+        with np.load(path) as file:
+            content = {key: file[key] for key in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete {folder}, and it is made again.") from error
+    gray = torch.from_numpy(content["radiographs"])  # [N, H, W]
+    radiographs = gray[:, None].float() / 127.5 - 1
+    if "masks" in content:
+        masks = torch.from_numpy(content["masks"]).float() * 2 - 1
+    else:
+        masks = torch.full_like(radiographs, torch.nan).expand(-1, 2, -1, -1)
     names = [f"{name}-{index:06d}" for index in range(len(gray))]
-    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-    return Cases.of(torch.cat([radiographs, masks], dim=1), labels, names), facts
+    facts = read_json(folder / "facts.json", f"delete {folder}, and it is made again")
+    return Cases.of(torch.cat([radiographs, masks], dim=1), content["class_labels"], names), facts
 
 
 # --- what is measured on the pairs ------------------------------------------------------------------------------------
@@ -239,31 +249,28 @@ class _Judge:
     taken, so that all held-out cases are new to them.
     """
 
-    def __init__(self, part: Part, training: Training, feature_extractor: str | None, audit_steps: int, seed: int, progress):
-        self._part, self._training, self._source = part, training, feature_extractor
+    def __init__(
+        self, part: Part, training: Training, extractor: FeatureExtractor | None, audit_steps: int, seed: int, progress
+    ):
+        self._part, self._training, self._extractor = part, training, extractor
         self._audit_steps, self._seed, self._progress = audit_steps, seed, progress
         self._networks: dict[str, torch.nn.Module] = {}
-        self._extractor = self._detector = None
+        self._detector: CopyDetector | None = None
 
     def measure(self, made: Cases) -> dict:
-        """`realism` and `fit` (see `evaluation`; fit is None without masks), `copies` a `proportion`."""
-        from ..evaluation.features import classifier_features, load_feature_extractor
+        """`realism` and `fit` (see `evaluation`; fit is None without masks), `copies` a `proportion` and the `nominal_rate`."""
         from ..evaluation.fit import mask_fit
         from ..evaluation.realism import realism
 
         held_out, device = self._part.held_out, self._training.device
         if self._extractor is None:
-            self._extractor = (
-                classifier_features(self._network(DIAGNOSIS), device=device)
-                if self._source is None
-                else load_feature_extractor(self._source, device=device)
-            )
+            self._extractor = classifier_features(self._network(DIAGNOSIS), device=device)
         found = realism(held_out, made, self._extractor, self._seed)
         del found["tsne"]  # of each model, in each fold, a picture of its own: too many to look at
         fit = None
         if made.has_masks:
             fit = mask_fit(self._network(SEGMENTATION), held_out, made, self._seed, device=device)
-        return {"realism": found, "fit": fit, "copies": proportion(self._copies(made))}
+        return {"realism": found, "fit": fit, "copies": self._copies(made)}
 
     def _network(self, task: str) -> torch.nn.Module:
         if task not in self._networks:
@@ -276,8 +283,8 @@ class _Judge:
             self._networks[task] = trained.network
         return self._networks[task]
 
-    def _copies(self, made: Cases) -> np.ndarray:
-        """bool `[N]`: closer to a training radiograph than 95 % of the held-out ones are."""
+    def _copies(self, made: Cases) -> dict:
+        """How many are closer to a training radiograph than 95 % of the held-out ones are, and how many would be by chance."""
         if self._detector is None:
             train = _audit_images(self._part.train)
             embedding = train_embedding(
@@ -286,7 +293,7 @@ class _Judge:
             gallery = Gallery(train, self._part.train.patient_ids, embedding)
             null = gallery.compare(_audit_images(self._part.held_out), progress="held-out films" if self._progress else None)
             self._detector = CopyDetector(gallery, null)
-        return self._detector.find(_audit_images(made))
+        return {**proportion(self._detector.find(_audit_images(made))), "nominal_rate": self._detector.nominal_rate}
 
 
 def _audit_images(cases: Cases) -> torch.Tensor:
@@ -316,8 +323,8 @@ def _run_all(folder: Path, part: Part, made: dict[str, Cases], training: Trainin
             if not path.is_file():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_json(path, _run(arms[name], part, task, seed, training))
-            content = json.loads(path.read_text(encoding="utf-8"))["columns"]
-            runs[task, name, seed] = {column: np.array(values, dtype=float) for column, values in content.items()}
+            columns = read_json(path)["columns"]
+            runs[task, name, seed] = {column: np.array(values, dtype=float) for column, values in columns.items()}
             bar.update()
     return runs
 

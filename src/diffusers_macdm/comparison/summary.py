@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..audit.copies import NOMINAL_RATE, proportion
+from ..audit.copies import proportion
 from ..evaluation.arms import CONTROLS
 from ..evaluation.downstream import TASKS
 from ..evaluation.endpoints import (
+    AT_CHANCE,
     BETTER,
     ENDPOINTS,
     HELPS,
@@ -37,7 +38,8 @@ class Done:
 
     Attributes:
         facts: of each model, what `fit` returned and `seconds_per_pair`.
-        measures: of each model `realism` and `fit` (see `evaluation`; fit is None without masks) and `copies` (a `proportion`).
+        measures: of each model `realism` and `fit` (see `evaluation`; fit is None without masks) and `copies` (a
+            `proportion` with its `nominal_rate`).
         runs: `(task, arm, seed)` -> columns of the test cases, float64 `[N]` each; a model's name is its arm's.
     """
 
@@ -69,7 +71,8 @@ def summarise(done: Sequence[Done], models: Sequence[str], seeds: Sequence[int],
             if measures[0]["fit"] is not None:
                 fit_rows += [{**tag, **row} for row in over_folds([each["fit"]["measures"] for each in measures])]
             found, total = (sum(each["copies"][name] for each in measures) for name in ("count", "total"))
-            copies.append({**tag, **proportion(np.arange(total) < found), "nominal_rate": NOMINAL_RATE})
+            nominal = float(np.mean([each["copies"]["nominal_rate"] for each in measures]))
+            copies.append({**tag, **proportion(np.arange(total) < found), "nominal_rate": nominal})
 
     largest = max(row["train_size"] for row in results)
     verdicts, sentences = _conclusions(
@@ -181,7 +184,9 @@ def _conclusions(models: Sequence[str], results: Sequence[dict], differences: Se
         }
         told = [sentence.format(_listed(by_verdict[each])) for each, sentence in says.items() if each in by_verdict]
         if told:
-            sentences.append(f"{NAMES[task]}: {'; '.join(told)}.")
+            # The controls are the same for all models.
+            at_chance = f" {AT_CHANCE}" if any(each["controls_at_chance"] for each in found.values()) else ""
+            sentences.append(f"{NAMES[task]}: {'; '.join(told)}.{at_chance}")
         sentences += [each["sentence"] for each in found.values() if each["verdict"] in (HELPS, HURTS)]
         sentences += _macdm_against_others(task, metric, differences, models, verdicts[task])
     return verdicts, sentences

@@ -111,6 +111,29 @@ class Cases:
         )
 
 
+def of_each_class(cases: Cases, counts: Sequence[int], seed: int = 0, where: str = "the train split") -> Cases:
+    """This many cases of label 0, 1, ..., in their order; with seed 0 those that the training scripts draw with the same
+    `--samples_per_class` and `--seed 0`. Cases of labels beyond the last count are left out.
+
+    Args:
+        where: what holds these cases, for the sentence of an error.
+
+    Raises:
+        ValueError: when there are fewer of a label, or fewer than two labels would be left.
+    """
+    labels, chosen = cases.class_labels.numpy(), []
+    for label, count in enumerate(counts):
+        members = np.flatnonzero(labels == label)
+        if not 0 <= count <= len(members):
+            raise ValueError(
+                f"samples_per_class {count} of label {label} is not allowed: {where} has {len(members)} training cases of it."
+            )
+        chosen.append(np.random.default_rng([seed, label]).permutation(members)[:count])
+    if sum(count > 0 for count in counts) < 2:
+        raise ValueError(f"samples_per_class {list(counts)} is not allowed: cases of at least two labels must be left.")
+    return cases.select(np.sort(np.concatenate(chosen)))
+
+
 def load_cases(data: str | Path, split: str, size: int, *, synthetic: bool = False) -> Cases:
     """The labeled cases of one split, resampled to `size` (unlabeled ones are left out).
 

@@ -17,6 +17,10 @@ from .intervals import Estimate, difference_of_arms, value_of_arm
 BETTER, WORSE, NO_EVIDENCE = "better", "worse", "no evidence"
 HELPS, HURTS, NO_CLAIM = "helps", "hurts", "no claim"
 MIN_SEEDS = 3
+AT_CHANCE = (
+    "Even the best control is not shown to be better than guessing, so that a benefit could hardly have been seen here: this is "
+    "no evidence against the pairs either."
+)
 FEW_PATIENTS = 30
 
 Columns = Mapping[str, np.ndarray]  # what `downstream.measure_*` returns: name -> one number for each test case
@@ -55,7 +59,10 @@ class TestSet:
         if number >= FEW_PATIENTS:
             return None
         name = "with" if lesion else "without"
-        return f"There are only {number} test patients {name} a lesion: the intervals are wide, and rough themselves."
+        if number == 0:
+            return f"There is no test patient {name} a lesion: most measures are not defined."
+        only = f"is only 1 test patient {name}" if number == 1 else f"are only {number} test patients {name}"
+        return f"There {only} a lesion: the intervals are wide, and rough themselves."
 
 
 @dataclass(frozen=True)
@@ -64,23 +71,24 @@ class Endpoint:
 
     Attributes:
         compute: of the columns and the truth of some cases: `(columns, has_lesion, folds) -> float`, nan where undefined.
+        rests_on: the groups of cases that it needs: `(columns, has_lesion) -> bool [N] each` (see
+            `intervals.patient_bootstrap`).
         upper: end of its range, which begins at 0.
+        chance: what guessing gives; None where that depends.
     """
 
     task: str
     metric: str
     compute: Callable[[Columns, np.ndarray, np.ndarray], float]
+    rests_on: Callable[[Columns, np.ndarray], list[np.ndarray]]
     primary: bool = False
     higher_is_better: bool = True
     upper: float = 1.0
+    chance: float | None = None
 
 
 def _called(metric):
     return lambda columns, lesion, folds: metric(columns["called_lesion"], lesion)
-
-
-def _mean(column):
-    return lambda columns, lesion, folds: metrics.mean_of_defined(columns[column])
 
 
 def _roc_auc(columns, lesion, folds):
@@ -88,17 +96,36 @@ def _roc_auc(columns, lesion, folds):
     return metrics.roc_auc(columns["lesion_probability"], lesion, folds)
 
 
+def _all(columns, lesion):
+    return [np.ones(len(lesion), dtype=bool)]
+
+
+def _both_classes(columns, lesion):
+    return [lesion, ~lesion]
+
+
+def _mean_of(metric: str, column: str, **more) -> Endpoint:
+    """Mean of a column over the cases that have it."""
+    return Endpoint(
+        SEGMENTATION,
+        metric,
+        lambda columns, lesion, folds: metrics.mean_of_defined(columns[column]),
+        lambda columns, lesion: [~np.isnan(columns[column])],
+        **more,
+    )
+
+
 # Lesion against normal for the diagnosis, at the threshold that the validation cases chose.
 ENDPOINTS = (
-    Endpoint(DIAGNOSIS, "roc_auc", _roc_auc, primary=True),
-    Endpoint(DIAGNOSIS, "accuracy", _called(metrics.accuracy)),
-    Endpoint(DIAGNOSIS, "balanced_accuracy", _called(metrics.balanced_accuracy)),
-    Endpoint(DIAGNOSIS, "sensitivity", _called(metrics.sensitivity)),
-    Endpoint(DIAGNOSIS, "specificity", _called(metrics.specificity)),
-    Endpoint(SEGMENTATION, "dice", _mean("lesion_dice"), primary=True),
-    Endpoint(SEGMENTATION, "hausdorff95", _mean("lesion_hausdorff95"), higher_is_better=False, upper=np.inf),
-    Endpoint(SEGMENTATION, "false_lesion_rate", _mean("lesion_found"), higher_is_better=False),
-    Endpoint(SEGMENTATION, "anatomy_dice", _mean("anatomy_dice")),
+    Endpoint(DIAGNOSIS, "roc_auc", _roc_auc, _both_classes, primary=True, chance=0.5),
+    Endpoint(DIAGNOSIS, "accuracy", _called(metrics.accuracy), _all),
+    Endpoint(DIAGNOSIS, "balanced_accuracy", _called(metrics.balanced_accuracy), _both_classes),
+    Endpoint(DIAGNOSIS, "sensitivity", _called(metrics.sensitivity), lambda columns, lesion: [lesion]),
+    Endpoint(DIAGNOSIS, "specificity", _called(metrics.specificity), lambda columns, lesion: [~lesion]),
+    _mean_of("dice", "lesion_dice", primary=True, chance=0.0),
+    _mean_of("hausdorff95", "lesion_hausdorff95", higher_is_better=False, upper=np.inf),
+    _mean_of("false_lesion_rate", "lesion_found", higher_is_better=False),
+    _mean_of("anatomy_dice", "anatomy_dice"),
 )
 PRIMARY = {endpoint.task: endpoint for endpoint in ENDPOINTS if endpoint.primary}
 NAMES = {DIAGNOSIS: "Diagnosis (ROC AUC)", SEGMENTATION: "Segmentation (Dice of the lesion)"}
@@ -136,19 +163,35 @@ class Measurements:
             for endpoint in ENDPOINTS
             for arm, per_seed in columns.get(endpoint.task, {}).items()
         }
+        self._rests_on = {
+            (endpoint.metric, arm): [group for of_seed in per_seed for group in endpoint.rests_on(of_seed, test.has_lesion)]
+            for endpoint in ENDPOINTS
+            for arm, per_seed in columns.get(endpoint.task, {}).items()
+        }
 
     def has(self, task: str, *arms: str) -> bool:
         return all((PRIMARY[task].metric, arm) in self._statistics for arm in arms)
 
     def value(self, endpoint: Endpoint, arm: str) -> Estimate:
-        statistics = self._statistics[endpoint.metric, arm]
-        return value_of_arm(statistics, self.test.patient_ids, self.num_resamples, bounds=(0.0, endpoint.upper))
+        key = endpoint.metric, arm
+        return value_of_arm(
+            self._statistics[key],
+            self.test.patient_ids,
+            self.num_resamples,
+            bounds=(0.0, endpoint.upper),
+            rests_on=self._rests_on[key],
+        )
 
     def difference(self, endpoint: Endpoint, arm: str, against: str) -> dict:
         """A row of `differences` in evaluation.json: `arm` minus `against`."""
-        pair = (self._statistics[endpoint.metric, name] for name in (arm, against))
-        bounds = (-endpoint.upper, endpoint.upper)
-        estimate = difference_of_arms(*pair, self.test.patient_ids, self.num_resamples, bounds=bounds)
+        keys = [(endpoint.metric, name) for name in (arm, against)]
+        estimate = difference_of_arms(
+            *(self._statistics[key] for key in keys),
+            self.test.patient_ids,
+            self.num_resamples,
+            bounds=(-endpoint.upper, endpoint.upper),
+            rests_on=[group for key in keys for group in self._rests_on[key]],
+        )
         return {
             "task": endpoint.task,
             "metric": endpoint.metric,
@@ -183,7 +226,9 @@ def conclude(task: str, arm: str | None, description: str, results: Sequence[dic
     """Whether the synthetic pairs help, from the primary endpoint of a task.
 
     They help when the arm is better than *every* control, and hurt when it is worse than every one; all else is no evidence.
-    No claim is made from fewer than three seeds or where a control was not evaluated.
+    No claim is made from fewer than three seeds or where a control was not evaluated. Where not even the best control is shown
+    to be better than guessing, a benefit could hardly have been seen, and the sentence says so: no evidence *for* the pairs is
+    no evidence *against* them there.
 
     Args:
         arm: the arm with synthetic pairs that the validation cases chose; None when there is none.
@@ -191,7 +236,8 @@ def conclude(task: str, arm: str | None, description: str, results: Sequence[dic
         results, differences: rows of evaluation.json.
 
     Returns:
-        `task`, `arm`, `verdict` ("helps", "hurts", "no evidence", "no claim") and `sentence`.
+        `task`, `arm`, `verdict` ("helps", "hurts", "no evidence", "no claim"), `controls_at_chance` (None without a claim) and
+        `sentence`.
     """
     metric = PRIMARY[task].metric
     values = {row["arm"]: row for row in results if row["task"] == task and row["metric"] == metric}
@@ -211,7 +257,8 @@ def conclude(task: str, arm: str | None, description: str, results: Sequence[dic
     elif any(row["value"] is None for row in found.values()):
         reason = "the test cases do not define the measure"
     if reason is not None:
-        return {"task": task, "arm": arm, "verdict": outcome, "sentence": f"{NAMES[task]}: no claim is made, {reason}."}
+        sentence = f"{NAMES[task]}: no claim is made, {reason}."
+        return {"task": task, "arm": arm, "verdict": outcome, "controls_at_chance": None, "sentence": sentence}
 
     verdicts = {row["verdict"] for row in found.values()}
     outcome = HELPS if verdicts == {BETTER} else HURTS if verdicts == {WORSE} else NO_EVIDENCE
@@ -225,7 +272,15 @@ def conclude(task: str, arm: str | None, description: str, results: Sequence[dic
         f"{NAMES[task]}: {says[outcome]}. {description} reached {_with_interval(values[arm])}, the best control "
         f"({best.replace('_', ' ')}) {_with_interval(values[best])}; difference {_with_interval(found[best], signed=True)}."
     )
-    return {"task": task, "arm": arm, "verdict": outcome, "sentence": sentence}
+    at_chance = _at_chance(values[best], PRIMARY[task].chance)
+    if at_chance and outcome == NO_EVIDENCE:
+        sentence += f" {AT_CHANCE}"
+    return {"task": task, "arm": arm, "verdict": outcome, "controls_at_chance": at_chance, "sentence": sentence}
+
+
+def _at_chance(row: dict, chance: float) -> bool:
+    """Whether a measure, of which more is better, is compatible with guessing."""
+    return row["value"] <= chance or (row["interval"] is not None and row["interval"][0] <= chance)
 
 
 def _with_interval(row: dict, signed: bool = False) -> str:

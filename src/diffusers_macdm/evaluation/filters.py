@@ -62,17 +62,20 @@ class MaskSampler(torch.nn.Module):
     Radiographs are resampled to the pipeline's size and masks back. The noise is the same for every radiograph.
     """
 
-    def __init__(self, pipe: MaCDMPipeline):
+    def __init__(self, pipe: MaCDMPipeline, num_inference_steps: int = MASK_STEPS):
         super().__init__()
         self.unet = pipe.unet
-        self._pipe = pipe
+        self._pipe, self._num_inference_steps = pipe, num_inference_steps
 
     def forward(self, radiographs: torch.Tensor) -> torch.Tensor:
         size, side = radiographs.shape[-1], self.unet.config.sample_size
         images = radiographs if size == side else F.interpolate(radiographs, (side, side), mode="bicubic", antialias=True)
         generators = [torch.Generator().manual_seed(0) for _ in images]
         out = self._pipe(
-            image=(images / 2 + 0.5).clamp(0, 1), num_inference_steps=MASK_STEPS, generator=generators, output_type="pt"
+            image=(images / 2 + 0.5).clamp(0, 1),
+            num_inference_steps=self._num_inference_steps,
+            generator=generators,
+            output_type="pt",
         )
         masks = torch.cat([out.anatomy_masks, out.lesion_masks], dim=1).float()  # [B, 2, side, side] of 0 and 1
         return (masks if size == side else F.interpolate(masks, (size, size), mode="area")) - 0.5

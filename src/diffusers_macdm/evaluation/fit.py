@@ -87,5 +87,7 @@ def _estimate(values: np.ndarray, patient_ids: np.ndarray, seed: int, prefix: st
     names = (prefix, f"{prefix}_interval") if prefix else ("value", "interval")
     if not len(values):
         return dict.fromkeys(names)
-    estimate = patient_bootstrap(lambda chosen: mean_of_defined(values[chosen]), patient_ids, seed=seed).to_dict()
+    estimate = patient_bootstrap(
+        lambda chosen: mean_of_defined(values[chosen]), patient_ids, seed=seed, rests_on=[~np.isnan(values)]
+    ).to_dict()
     return dict(zip(names, (estimate["value"], estimate["interval"]), strict=True))

@@ -14,6 +14,7 @@ import numpy as np
 
 
 Statistic = Callable[[np.ndarray], float]
+MIN_PATIENTS = 5  # of a percentile interval: n values lie on one side of the truth with probability 2^(1 - n), 6 % for five
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Estimate:
 
     Attributes:
         value: None where it is not defined (a class is missing, say).
-        interval: lower and upper end. None where chance cannot be estimated: a single patient, a single training run, half of
+        interval: lower and upper end. None where chance cannot be estimated: too few patients, a single training run, half of
             the resamples without a value, or resamples that do not vary. All of n patients right, for example, is no proof of
             perfection (a failure in 3 of n patients is still compatible with it), and a bootstrap cannot see that.
         num_patients: that the test cases stem from.
@@ -52,37 +53,48 @@ class Estimate:
 
 
 def patient_bootstrap(
-    statistic: Statistic, patient_ids: Sequence, num_resamples: int = 2000, level: float = 0.95, seed: int = 0
+    statistic: Statistic,
+    patient_ids: Sequence,
+    num_resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+    rests_on: Sequence[np.ndarray] | None = None,
 ) -> Estimate:
     """Percentile bootstrap over patients: they are drawn with replacement, each with all of its cases.
 
     The percentiles are those of the expanded percentile interval (Hesterberg 2015, "What Teachers Should Know About the
     Bootstrap", sec. 5.3): the bootstrap's spread is too small by sqrt((n - 1) / n) and knows no t distribution, which for 20
-    patients is 7 % of the interval. Where a value is at the end of its range the interval is too short nonetheless.
+    patients is 7 % of the interval. n counts those patients that the value rests on (`rests_on`); with fewer than 5 there is
+    no interval, since no percentile lies beyond the patients that there are. Where a value is at the end of its range the
+    interval is too short nonetheless.
 
     Args:
         statistic: takes case numbers, int `[M]`, some of them more than once, and returns a number, or nan where there is none.
-        patient_ids: of each case.
+        patient_ids: of each case; a case with None is a patient of its own.
         num_resamples: drawn.
         level: of the interval, between 0 and 1.
         seed: of the draws.
+        rests_on: bool `[N]` each, the groups of cases without any of which there would be no value: those that are not nan for
+            a mean, those with and those without a lesion for an AUC. The patients of the smallest group are counted. All cases
+            when None.
 
     Raises:
         ValueError: for no case, and for numbers that are not allowed.
     """
     groups = _cases_of_patients(patient_ids, num_resamples, level)
     num_patients, num_cases = len(groups), len(patient_ids)
+    num_behind = _patients_behind(groups, rests_on)
     value = float(statistic(np.arange(num_cases)))
     if np.isnan(value):
         return Estimate(None, None, num_patients)
-    if num_patients == 1:
+    if num_behind < MIN_PATIENTS:
         return Estimate(value, None, num_patients)
     values = np.array([statistic(indices) for indices in _resamples(groups, num_resamples, seed)], dtype=float)
     defined = values[~np.isnan(values)]
     num_undefined = len(values) - len(defined)
     if not _enough(defined, num_resamples):
         return Estimate(value, None, num_patients, num_undefined)
-    factor = np.sqrt(num_patients / (num_patients - 1)) * _t_quantile(level, num_patients - 1)
+    factor = np.sqrt(num_behind / (num_behind - 1)) * _t_quantile(level, num_behind - 1)
     tail = NormalDist().cdf(-factor)
     low, high = np.quantile(defined, [tail, 1 - tail])
     return Estimate(value, (float(low), float(high)), num_patients, num_undefined)
@@ -96,12 +108,14 @@ def difference_of_arms(
     level: float = 0.95,
     seed: int = 0,
     bounds: tuple[float, float] = (-np.inf, np.inf),
+    rests_on: Sequence[np.ndarray] | None = None,
 ) -> Estimate:
     """Mean over training runs of a - b, with an interval for other test patients *and* other training runs.
 
-    Both arms were trained with the same n seeds and have predicted the same test cases of P patients. Patients and runs are
-    crossed, as cases and readers are in a reader study, and the difference d_s of run s is the sum of an effect of the run, one
-    of the patients and one of their interaction (a run fails on patients of its own). The variance of mean(d) is A + B,
+    Both arms were trained with the same n seeds and have predicted the same test cases of P patients (counted are those that
+    the value rests on, see `patient_bootstrap`). Patients and runs are crossed, as cases and readers are in a reader study, and
+    the difference d_s of run s is the sum of an effect of the run, one of the patients and one of their interaction (a run
+    fails on patients of its own). The variance of mean(d) is A + B,
 
         A = s^2 / n                      runs, with the interaction: s^2 is the variance of d_s on the test set as it is
         B = max(0, SE_p^2 - v / n)       patients alone
@@ -121,7 +135,7 @@ def difference_of_arms(
     Args:
         per_seed_statistic_a, per_seed_statistic_b: one function for each seed, in the same order; each as in
             `patient_bootstrap`.
-        patient_ids, num_resamples, level, seed: as in `patient_bootstrap`.
+        patient_ids, num_resamples, level, seed, rests_on: as in `patient_bootstrap`.
         bounds: of the difference; the interval is clipped to them.
 
     Raises:
@@ -134,7 +148,7 @@ def difference_of_arms(
     def differences(indices: np.ndarray) -> list[float]:
         return [a(indices) - b(indices) for a, b in zip(per_seed_statistic_a, per_seed_statistic_b, strict=True)]
 
-    return _mean_over_seeds(differences, num_seeds, patient_ids, num_resamples, level, seed, bounds)
+    return _mean_over_seeds(differences, num_seeds, patient_ids, num_resamples, level, seed, bounds, rests_on)
 
 
 def value_of_arm(
@@ -144,6 +158,7 @@ def value_of_arm(
     level: float = 0.95,
     seed: int = 0,
     bounds: tuple[float, float] = (0.0, 1.0),
+    rests_on: Sequence[np.ndarray] | None = None,
 ) -> Estimate:
     """Mean over training runs of one arm, with the interval of `difference_of_arms`, clipped to `bounds`.
 
@@ -153,27 +168,27 @@ def value_of_arm(
     def values(indices: np.ndarray) -> list[float]:
         return [statistic(indices) for statistic in per_seed_statistic]
 
-    return _mean_over_seeds(values, len(per_seed_statistic), patient_ids, num_resamples, level, seed, bounds)
+    return _mean_over_seeds(values, len(per_seed_statistic), patient_ids, num_resamples, level, seed, bounds, rests_on)
 
 
-def _mean_over_seeds(per_seed, num_seeds, patient_ids, num_resamples, level, seed, bounds) -> Estimate:
+def _mean_over_seeds(per_seed, num_seeds, patient_ids, num_resamples, level, seed, bounds, rests_on) -> Estimate:
     if num_seeds == 0:
         raise ValueError("There is no seed to take the mean over.")
     groups = _cases_of_patients(patient_ids, num_resamples, level)
-    num_patients = len(groups)
+    num_patients, num_behind = len(groups), _patients_behind(groups, rests_on)
     values = np.array(per_seed(np.arange(len(patient_ids))), dtype=float)  # [seeds]
     value = float(values.mean())
     if np.isnan(value):
         return Estimate(None, None, num_patients, per_seed=tuple(values.tolist()))
     runs = {"per_seed": tuple(values.tolist())}
-    if num_seeds == 1 or num_patients == 1:
+    if num_seeds == 1 or num_behind < 2:
         return Estimate(value, None, num_patients, **runs)
     resampled = np.array([per_seed(indices) for indices in _resamples(groups, num_resamples, seed)], dtype=float)
     resampled = resampled[~np.isnan(resampled).any(axis=1)]  # [resamples, seeds]
     num_undefined = num_resamples - len(resampled)
     if 2 * len(resampled) < num_resamples:
         return Estimate(value, None, num_patients, num_undefined, **runs)
-    unbiased = num_patients / (num_patients - 1)
+    unbiased = num_behind / (num_behind - 1)
     means = resampled.mean(axis=1)  # [resamples]
     of_patients = unbiased * means.var()  # SE_p^2
     interaction = unbiased * (resampled - means[:, None]).var(axis=0).sum() / (num_seeds - 1)  # v
@@ -182,7 +197,7 @@ def _mean_over_seeds(per_seed, num_seeds, patient_ids, num_resamples, level, see
     variance = runs_part + patients_part
     if variance < 1e-24:  # no resample and no run differs by more than rounding
         return Estimate(value, None, num_patients, num_undefined, **runs)
-    t_runs, t_patients = _t_quantile(level, num_seeds - 1), _t_quantile(level, num_patients - 1)
+    t_runs, t_patients = _t_quantile(level, num_seeds - 1), _t_quantile(level, num_behind - 1)
     t_of_both = (runs_part * t_runs + patients_part * t_patients) / variance
     margin = max(t_of_both * np.sqrt(variance), t_patients * np.sqrt(of_patients))
     low, high = np.clip([value - margin, value + margin], *bounds)
@@ -199,8 +214,16 @@ def _cases_of_patients(patient_ids: Sequence, num_resamples: int, level: float) 
         raise ValueError(f"level={level} is not allowed: between 0 and 1, 0.95 for a 95 % interval.")
     groups: dict = {}
     for index, patient in enumerate(patient_ids):
-        groups.setdefault(patient, []).append(index)
+        unknown = patient is None or patient != patient  # nan, as tables have it
+        groups.setdefault(("case", index) if unknown else ("patient", patient), []).append(index)
     return [np.array(indices) for indices in groups.values()]
+
+
+def _patients_behind(groups: list[np.ndarray], rests_on: Sequence[np.ndarray] | None) -> int:
+    """Patients of the smallest group of cases that a value rests on."""
+    if rests_on is None:
+        return len(groups)
+    return min(sum(bool(mask[cases].any()) for cases in groups) for mask in rests_on)
 
 
 def _resamples(groups: list[np.ndarray], num_resamples: int, seed: int) -> Iterator[np.ndarray]:

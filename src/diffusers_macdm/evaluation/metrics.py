@@ -5,6 +5,7 @@ Masks are `[N, H, W]` of 0 and 1 (or bool). Class labels are `[N]` of 0 (normal)
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -47,9 +48,11 @@ def hausdorff95_per_case(predictions: np.ndarray, references: np.ndarray, spacin
         from monai.metrics import compute_hausdorff_distance
 
         pair = (torch.from_numpy(masks[both])[:, None].float() for masks in (predictions, references))  # [M, 1, H, W] each
-        found = compute_hausdorff_distance(
-            *pair, include_background=True, percentile=95, spacing=np.broadcast_to(sides, 2).tolist()
-        )  # [M, 1]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # MONAI's, of an argument that it gives itself
+            found = compute_hausdorff_distance(
+                *pair, include_background=True, percentile=95, spacing=np.broadcast_to(sides, 2).tolist()
+            )  # [M, 1]
         distances[both] = found[:, 0].double().numpy()
     return distances
 

@@ -305,7 +305,7 @@ def telling_apart(one: Sample, two: Sample, seed: int, *, with_interval: bool = 
 
     if not with_interval:
         return auc(slice(None)), None
-    estimate = patient_bootstrap(auc, patients, seed=seed)
+    estimate = patient_bootstrap(auc, patients, seed=seed, rests_on=[is_two == 0, is_two == 1])
     return estimate.value, estimate.interval
 
 

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from ..data.loading import case_names, load_pairs
 from ..data.splits import check_patients, split_by_patient
 from ..provenance import MOST_NAMED, refuse_contaminated
-from .cases import Cases, load_cases
+from .cases import Cases, load_cases, of_each_class
 
 
 HELD_OUT_SPLITS = ("validation", "test")
@@ -37,12 +35,11 @@ def load_real(data: str | Path, size: int, samples_per_class: Sequence[int] | No
     """The splits that a real set has, `train` first.
 
     Args:
-        samples_per_class: this many training cases of label 0, 1, ... alone, those that the training scripts draw with the same
-            `--samples_per_class` and `--seed 0`.
+        samples_per_class: this many training cases of label 0, 1, ... alone (see `cases.of_each_class`).
 
     Raises:
-        FileNotFoundError, ValueError: when it cannot be read, has no train split, a patient is in two splits, or there are
-            fewer cases of a class than asked for.
+        FileNotFoundError, ValueError: when it cannot be read, has no train split, has no normal or no other training case, a
+            patient is in two splits, or there are fewer cases of a class than asked for.
     """
     splits = {"train": load_cases(data, "train", size)}
     for split in HELD_OUT_SPLITS:
@@ -55,19 +52,15 @@ def load_real(data: str | Path, size: int, samples_per_class: Sequence[int] | No
     check_patients(
         {name: [patient if patient[0] != "/" else None for patient in cases.patient_ids] for name, cases in splits.items()}
     )
+    lesion = splits["train"].has_lesion
+    if lesion.all() or not lesion.any():
+        raise ValueError(
+            f"{data}: no training case {'is normal (label 0)' if lesion.all() else 'has a lesion (label 1 or more)'}; both are "
+            "needed."
+        )
     if samples_per_class is not None:
-        splits["train"] = _subset(splits["train"], samples_per_class)
+        splits["train"] = of_each_class(splits["train"], samples_per_class)
     return splits
-
-
-def _subset(train: Cases, samples_per_class: Sequence[int]) -> Cases:
-    labels, chosen = train.class_labels.numpy(), []
-    for label, count in enumerate(samples_per_class):
-        members = np.flatnonzero(labels == label)
-        if not 0 <= count <= len(members):
-            raise ValueError(f"samples_per_class {count} of label {label} is not allowed: there are {len(members)} cases.")
-        chosen.append(np.random.default_rng([0, label]).permutation(members)[:count])
-    return train.select(np.sort(np.concatenate(chosen)))
 
 
 def load_synthetic(folder: str | Path, size: int, real_train: Cases) -> Cases:
@@ -117,6 +110,21 @@ def _refuse_identical(real, split: str, held_out: Cases, folder, synthetic: Case
         )
 
 
+def folds_by_patient(cases: Cases, folds: int, seed: int) -> list[list[int]]:
+    """The numbers of the cases of each fold.
+
+    Raises:
+        ValueError: when there are more folds than patients, or a fold would be empty.
+    """
+    shares = {str(fold): 1 / folds for fold in range(folds)}
+    try:
+        return [*split_by_patient(cases.patient_ids, cases.class_labels.tolist(), shares, seed).values()]
+    except ValueError as error:
+        raise ValueError(
+            f"folds={folds} is not allowed: the {len(cases)} cases of {len(set(cases.patient_ids))} patients are too few."
+        ) from error
+
+
 def make_rounds(splits: dict[str, Cases], synthetic: Cases, folds: int | None, seed: int = 0) -> list[Round]:
     """The one round of the splits as they are, or one for each fold.
 
@@ -140,8 +148,7 @@ def make_rounds(splits: dict[str, Cases], synthetic: Cases, folds: int | None, s
     if not held_out:
         raise ValueError("There is neither a validation nor a test split: no case is held out that could be tested.")
     pool = Cases.concatenate(held_out)
-    shares = {str(fold): 1 / folds for fold in range(folds)}
-    parts = [*split_by_patient(pool.patient_ids, pool.class_labels.tolist(), shares, seed).values()]
+    parts = folds_by_patient(pool, folds, seed)
     rounds = []
     for fold in range(folds):
         validation = (fold + 1) % folds

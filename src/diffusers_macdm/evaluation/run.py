@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -21,7 +20,9 @@ import numpy as np
 import torch
 
 from ..data.augmentation import PairAugmentation
+from ..devices import available_device
 from ..pretrained import load_pipeline, own_version
+from ..synthesis import weights_digest
 from .arms import CONTROLS, RATIOS, REAL_ONLY, Arm, build_arms, filter_name, ratio_name, stages_of, why_not
 from .cases import Cases
 from .downstream import (
@@ -38,6 +39,7 @@ from .downstream import (
     train_segmenter,
 )
 from .endpoints import ENDPOINTS, MIN_SEEDS, PRIMARY, Measurements, TestSet, conclude
+from .features import FeatureExtractor, classifier_features, load_feature_extractor
 from .filters import (
     BOTH,
     CLASSIFIER,
@@ -51,7 +53,7 @@ from .filters import (
     thresholds_of,
 )
 from .networks import diagnosis_classifier, segmenter
-from .resumable import begin, refuse_foreign, write_json
+from .resumable import MADE_AGAIN, begin, read_json, refuse_foreign, write_json
 from .rounds import Round, load_real, load_synthetic, make_rounds, make_site_rounds, refuse_leaks
 
 
@@ -73,6 +75,15 @@ class Training:
     num_classes: int
     pretrained: str | None
     device: torch.device
+
+    def check(self, size: int) -> None:
+        """Build the networks once for radiographs of this side, before any work is done.
+
+        Raises:
+            ValueError: when a size or width is not allowed, or the pretrained weights cannot be loaded.
+        """
+        segmenter(size, self.budgets[SEGMENTATION].width)
+        diagnosis_classifier(self.num_classes, self.pretrained, self.budgets[DIAGNOSIS].width)
 
     def train(
         self,
@@ -174,7 +185,7 @@ def evaluate(
     chosen_arms = [arm for arm in all_arms.values() if arms is None or arm.name in arms or arm.filter != "none"]
     if filters and ratio_name(1) not in [arm.name for arm in chosen_arms]:
         chosen_arms.append(all_arms[ratio_name(1)])  # what a filter is compared with
-    device = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+    device = available_device(device)
     widths = {DIAGNOSIS: classifier_width, SEGMENTATION: segmenter_width}
     budgets = {task: Budget(steps, batch_size, LEARNING_RATES[task], validate_every, widths[task]) for task in TASKS}
     refuse_foreign(out, EVALUATION_FILE, "evaluation")
@@ -187,6 +198,10 @@ def evaluate(
     site_rounds, notes = make_site_rounds(splits, made) if leave_one_site_out else ([], [])
     num_classes = 1 + max(int(cases.class_labels.max()) for cases in splits.values())
     training = Training(budgets, num_classes, pretrained_classifier, device)
+    training.check(size)
+    extractor = None
+    if feature_extractor is not None and not skip_realism:
+        extractor = load_feature_extractor(feature_extractor, device=device)
 
     settings = {
         "real": str(real),
@@ -200,6 +215,7 @@ def evaluate(
         "arms": [arm.name for arm in chosen_arms],
         "filters": list(filters),
         "model": None if model is None else str(model),
+        "model_sha256": None if mask_sampler is None else weights_digest(mask_sampler.unet),
         "folds": folds,
         "leave_one_site_out": leave_one_site_out,
         "samples_per_class": None if samples_per_class is None else list(samples_per_class),
@@ -210,7 +226,7 @@ def evaluate(
         "allow_unrecorded": allow_unrecorded,
         "device": device.type,
     }
-    begin(out, settings)
+    begin(out, settings, may_change=("real", "synthetic", "model"))
     if allow_unrecorded:
         notes.append(
             "Where nothing records which cases trained the model behind the synthetic set, they were taken for others than the "
@@ -236,7 +252,7 @@ def evaluate(
     result["realism"] = result["fit"] = None
     if not skip_realism:
         held_out = Cases.concatenate([cases for split, cases in splits.items() if split != "train"])
-        result |= _realism_and_fit(reference, held_out, made, feature_extractor, seeds[0], device)
+        result |= _realism_and_fit(reference, held_out, made, extractor, seeds[0], device)
         result["results"] += _generation_rows(result, str(real))
     result["notes"] = notes + result["notes"]
     result["settings"] = settings
@@ -355,13 +371,9 @@ def _run(job: _Job, seed: int, training: Training, progress) -> dict:
 
 
 def _read_run(path: Path, job: _Job) -> dict:
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-        same = run["names"] == list(job.round.test.names)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read ({error!r}); delete it, and it is made again.") from error
-    if not same:
-        raise ValueError(f"{path} was measured on other cases; delete it, and it is made again.")
+    run = read_json(path)
+    if run.get("names") != list(job.round.test.names):
+        raise ValueError(f"{path} was measured on other cases; {MADE_AGAIN}.")
     return run | {"columns": {name: np.array(values, dtype=float) for name, values in run["columns"].items()}}
 
 
@@ -442,7 +454,9 @@ def _summary(runs: dict, rounds, site_rounds, arms: Sequence[Arm], tasks, num_re
     few = test.few_patients()
     return {
         "conclusion": [found["sentence"] for found in conclusions],
-        "verdicts": {found["task"]: {"arm": found["arm"], "verdict": found["verdict"]} for found in conclusions},
+        "verdicts": {
+            found["task"]: {name: found[name] for name in ("arm", "verdict", "controls_at_chance")} for found in conclusions
+        },
         "results": results,
         "differences": differences,
         "by_site": _by_site(runs, site_rounds, tasks, num_resamples) if site_rounds else None,
@@ -531,15 +545,14 @@ def _compare_filters(kept: dict, measurements: Measurements, tasks) -> dict:
     return compared
 
 
-def _realism_and_fit(reference: _Reference, held_out: Cases, made: Cases, source: str | None, seed: int, device) -> dict:
-    from .features import classifier_features, load_feature_extractor
+def _realism_and_fit(
+    reference: _Reference, held_out: Cases, made: Cases, extractor: FeatureExtractor | None, seed: int, device
+) -> dict:
     from .fit import mask_fit
     from .realism import realism
 
-    if source is None:
+    if extractor is None:
         extractor = classifier_features(reference.network(DIAGNOSIS), device=device)
-    else:
-        extractor = load_feature_extractor(source, device=device)
     return {
         "realism": realism(held_out, made, extractor, seed),
         "fit": mask_fit(reference.network(SEGMENTATION), held_out, made, seed, device=device),

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from ..evaluation.intervals import Statistic, patient_bootstrap
 
 
@@ -41,13 +43,19 @@ def load_metric(name: str):
 
 
 def compute_with_interval(
-    name: str, statistic: Statistic, num_cases: int, patient_ids: Sequence | None, num_resamples: int, seed: int
+    name: str,
+    statistic: Statistic,
+    num_cases: int,
+    patient_ids: Sequence | None,
+    num_resamples: int,
+    seed: int,
+    rests_on: Sequence[np.ndarray],
 ) -> dict:
     """What a metric's `compute` returns: its value, the 95 % interval over patients, and their number.
 
     Args:
-        statistic: as in `patient_bootstrap`.
-        patient_ids: of each case; each case is a patient of its own when None.
+        statistic, rests_on: as in `patient_bootstrap`.
+        patient_ids: of each case; each case is a patient of its own when None, and so is a case with None.
 
     Raises:
         ValueError: where there is not one patient id for each case, and as `patient_bootstrap`.
@@ -55,5 +63,5 @@ def compute_with_interval(
     ids = range(num_cases) if patient_ids is None else list(patient_ids)
     if len(ids) != num_cases:
         raise ValueError(f"{len(ids)} patient_ids for {num_cases} cases: one for each case is needed.")
-    estimate = patient_bootstrap(statistic, ids, num_resamples=num_resamples, seed=seed).to_dict()
+    estimate = patient_bootstrap(statistic, ids, num_resamples=num_resamples, seed=seed, rests_on=rests_on).to_dict()
     return {name: estimate["value"], "interval": estimate["interval"], "num_patients": estimate["num_patients"]}

@@ -58,4 +58,5 @@ class BalancedAccuracy(evaluate.Metric):
             patient_ids,
             num_resamples,
             seed,
+            [references == 1, references == 0],
         )

@@ -61,6 +61,12 @@ class Dice(evaluate.Metric):
         if both_empty is not None:
             values, left_out = np.nan_to_num(values, nan=both_empty), 0
         result = compute_with_interval(
-            "dice", lambda cases: mean_of_defined(values[cases]), len(values), patient_ids, num_resamples, seed
+            "dice",
+            lambda cases: mean_of_defined(values[cases]),
+            len(values),
+            patient_ids,
+            num_resamples,
+            seed,
+            [~np.isnan(values)],
         )
         return {**result, "num_left_out": left_out}

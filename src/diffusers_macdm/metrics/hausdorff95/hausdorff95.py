@@ -59,6 +59,12 @@ class Hausdorff95(evaluate.Metric):
     def _compute(self, predictions, references, patient_ids=None, spacing=1.0, num_resamples=2000, seed=0):
         values = hausdorff95_per_case(predictions, references, spacing)
         result = compute_with_interval(
-            "hausdorff95", lambda cases: mean_of_defined(values[cases]), len(values), patient_ids, num_resamples, seed
+            "hausdorff95",
+            lambda cases: mean_of_defined(values[cases]),
+            len(values),
+            patient_ids,
+            num_resamples,
+            seed,
+            [~np.isnan(values)],
         )
         return {**result, "num_left_out": int(np.isnan(values).sum())}

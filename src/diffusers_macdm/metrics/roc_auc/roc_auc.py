@@ -64,4 +64,5 @@ class RocAuc(evaluate.Metric):
             patient_ids,
             num_resamples,
             seed,
+            [references == 1, references == 0],
         )

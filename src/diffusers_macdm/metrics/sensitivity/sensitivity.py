@@ -58,4 +58,5 @@ class Sensitivity(evaluate.Metric):
             patient_ids,
             num_resamples,
             seed,
+            [references == 1],
         )

@@ -58,4 +58,5 @@ class Specificity(evaluate.Metric):
             patient_ids,
             num_resamples,
             seed,
+            [references == 0],
         )
