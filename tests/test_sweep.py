@@ -162,9 +162,16 @@ def test_a_killed_run_goes_on_and_other_settings_are_refused(done, folder):
     assert again == result
     assert {path: path.stat().st_mtime_ns for path in networks} == networks  # nothing is trained twice
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items() if path.name != "strength=0.5.json")
-    with pytest.raises(ValueError, match="begun with other settings: seed was 0 and is 1"):
+    with pytest.raises(FileExistsError, match="finished sweep"):
+        sweep(folder / "model", folder / "data", out, grid, **SMALL)
+    with pytest.raises(ValueError, match="begun with another seed \\(0, now 1\\)"):
+        (out / "sweep.json").unlink()
         sweep(folder / "model", folder / "data", out, grid, **SMALL, seed=1)
-    with pytest.raises(FileExistsError, match="nothing is overwritten"):
+    damaged = out / "points" / "defaults.json"
+    damaged.write_text(damaged.read_text()[:50])
+    with pytest.raises(ValueError, match="defaults.json is damaged .*; delete it, and it is made again"):
+        sweep(folder / "model", folder / "data", out, grid, **SMALL)
+    with pytest.raises(FileExistsError, match="neither an empty folder nor an interrupted sweep"):
         sweep(folder / "model", folder / "data", folder / "data", grid, **SMALL)
 
 
@@ -236,6 +243,38 @@ def test_the_command_and_what_it_refuses(folder, tmp_path):
     assert "2 points measured" in run.stdout and "the KID is smallest at" in run.stdout
     refused = macdm(*common, "--out", out, "--grid", "strength=2")
     assert refused.returncode == 1 and refused.stderr.count("\n") == 1 and "strength '2' is not allowed" in refused.stderr
+
+
+def test_both_readings_of_the_weights_and_fewer_training_cases(folder):
+    """Where the weights act is the model's own reading unless another one is asked for."""
+    small = {**SMALL, "train_steps": 2, "train_seeds": (0,), "batch_size": 4, "num_per_class": 2}
+    more = {"mask_weighting": "signal", "samples_per_class": [5, 4], "learning_rate": 1e-3}
+    result = sweep(folder / "model", folder / "data", folder / "signal", {"w3": [2.0]}, **small, **more)
+    trained = folder / "signal" / "models" / "w2=1.0,w3=2.0,train_seed=0"
+    for network in ("unet", "guidance_classifier"):
+        config = json.loads((trained / network / "config.json").read_text())
+        assert config["channel_weights"] == [1, 1, 2] and config["mask_weighting"] == "signal"
+    assert json.loads((trained / "scheduler" / "scheduler_config.json").read_text())["clip_sample_range"] == 2
+    assert result["settings"]["training_cases"] == 9 and result["settings"]["mask_weighting"] == "signal"
+    reading = sweep(folder / "model", folder / "data", folder / "input", {"w3": [2.0]}, **small)
+    assert reading["settings"]["mask_weighting"] == "input" and reading["settings"]["training_cases"] == 24
+
+
+def test_what_is_refused_before_anything_is_written(folder, tmp_path):
+    for grid, options, message in (
+        ({"num_inference_steps": [5, 2000]}, {}, "num_inference_steps 2000 is not allowed: .*model knows 1000 noise levels"),
+        ({"w2": [0.5]}, {"train_steps": 0}, "steps=0 is not allowed"),
+        ({"w2": [0.5]}, {"mask_weighting": "both"}, "mask_weighting='both' is not known; allowed are input, signal"),
+        ({"w2": [0.5]}, {"train_seeds": (-1,)}, "train_seeds"),
+        ({"strength": [0.5]}, {"evaluation_steps": 0}, "steps=0 is not allowed"),
+        ({"strength": [0.5]}, {"width": 0}, "width=0 is not allowed"),
+        ({"strength": [0.5]}, {"device": "gpu0"}, "device='gpu0' is not available"),
+        ({"strength": [0.5]}, {"feature_extractor": "nowhere/at/all"}, "nowhere/at/all"),
+        ({"strength": [0.5]}, {"samples_per_class": [3]}, "cases of at least two labels"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            sweep(folder / "model", folder / "data", tmp_path / "out", grid, **{**SMALL, **options})
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_model_without_a_guidance_classifier_cannot_be_guided(folder, tmp_path):

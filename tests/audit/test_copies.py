@@ -55,6 +55,20 @@ def test_false_alarm_interval_is_that_of_simulated_thresholds(num_null):
     assert low < 0.05 < high
 
 
+@pytest.mark.parametrize("num_null, more", [(9, 0.05), (18, 0.01), (40, 0.0)])
+def test_chance_with_few_validation_images(gallery, num_null, more):
+    """Fewer than 19 cannot tell the nearest 5 %: an honest image is nearer than all n of them once in n + 1 times, and a little
+    more often, for the scales are fitted to the same images."""
+    called = total = 0
+    for study in range(150):
+        generator = np.random.default_rng(study)
+        detector = CopyDetector(gallery, honest(num_null, generator))
+        fresh = detector.is_copy(honest(40, generator))
+        called, total = called + fresh.sum(), total + len(fresh)
+    assert detector.nominal_rate == max(0.05, 1 / (num_null + 1))
+    assert called / total == pytest.approx(detector.nominal_rate + more, abs=0.015)
+
+
 def test_proportion_has_the_wilson_interval():
     result = proportion([True] * 10 + [False] * 90)
     p, n, z = 0.1, 100, 1.959963984540054

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -96,7 +97,19 @@ def test_finished_parts_are_not_done_again(launched, real, tmp_path):
     options = {**TINY, "models": ["macdm", "guided_ddpm"], "train_sizes": [16]}
     with pytest.raises(ValueError, match="begun with another seeds"):
         compare(real, out, **options, seeds=(0, 1))
-    again = compare(real, out, **options)
+    damaged = {
+        "split/size-16/models/macdm/samples.npz": "samples.npz is damaged",
+        "split/size-16/models/macdm/facts.json": "facts.json is damaged",
+        "split/size-16/measures/macdm.json": "macdm.json is damaged",
+    }
+    for name, message in damaged.items():
+        content = (out / name).read_bytes()
+        (out / name).write_bytes(content[: len(content) // 2])
+        with pytest.raises(ValueError, match=f"{message}.*delete .*, and it is made again"):
+            compare(real, out, **options)
+        (out / name).write_bytes(content)
+    more_workers = replace(TINY["budget"], num_workers=1)  # changes nothing that comes out
+    again = compare(real, out, **{**options, "budget": more_workers})
     assert again["results"] == before["results"] and again["copies"] == before["copies"]
     assert json.loads(kept.read_text())["num_parameters"] == 7
     with pytest.raises(FileExistsError, match="finished comparison"):
@@ -163,9 +176,15 @@ def test_settings_that_cannot_work(real, tmp_path):
         ({"seeds": (0, 0)}, "different numbers"),
         ({"num_synthetic": 1}, "num_synthetic=1"),
         ({"size": 18}, "18 px is not allowed"),
+        ({"device": "gpu0"}, "device='gpu0' is not available"),
+        ({"feature_extractor": "nowhere/at/all"}, "nowhere/at/all"),
+        ({"pretrained_classifier": "nowhere/at/all"}, "nowhere/at/all: cannot be loaded"),
+        ({"samples_per_class": [12]}, "cases of at least two labels must be left"),
+        ({"folds": 300}, "folds=300 is not allowed: the 36 cases of"),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
             compare(real, tmp_path / "out", **{**TINY, **options})
+        assert not (tmp_path / "out").exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="neither an empty folder"):

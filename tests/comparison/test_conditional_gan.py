@@ -5,6 +5,7 @@ from toy_cases import SIZE, toy_cases
 
 from diffusers_macdm.comparison.conditional_gan import (
     LATENT_DIM,
+    ConditionalGAN,
     Discriminator,
     Generator,
     cutout,
@@ -80,3 +81,15 @@ def test_the_projection_is_the_only_term_with_the_class():
     zeros, ones = (discriminator(samples, torch.full((4,), label)) for label in (0, 1))
     embedding = discriminator.class_embedding.weight
     torch.testing.assert_close(ones - zeros, features[0] @ (embedding[1] - embedding[0]))
+
+
+def test_the_gan_has_a_learning_rate_of_its_own():
+    """That of the diffusion models is not read; another one of its own gives another network."""
+
+    def fitted(**rates):
+        model = ConditionalGAN()
+        model.fit(toy_cases(2), TrainingBudget(2, 4, block_out_channels=(8,), num_warmup_steps=0, **rates), seed=0)
+        return torch.cat([parameter.flatten() for parameter in model.generator.parameters()])
+
+    usual = fitted()
+    assert torch.equal(usual, fitted(learning_rate=1.0)) and not torch.equal(usual, fitted(gan_learning_rate=1e-3))

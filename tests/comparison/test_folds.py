@@ -46,7 +46,7 @@ def test_samples_per_class():
         assert np.bincount(part.train.class_labels).tolist() == [12, 5]
     with pytest.raises(ValueError, match="samples_per_class 400 of label 1.*fold-0 has"):
         make_parts(SPLITS, 3, samples_per_class=[1, 400])
-    with pytest.raises(ValueError, match="leaves no training case"):
+    with pytest.raises(ValueError, match="at least two labels must be left"):
         make_parts(SPLITS, 3, samples_per_class=[0, 0])
 
 

@@ -13,6 +13,7 @@ from diffusers_macdm.macdm import MaCDMPipeline
 TINY = {
     "batch_size": 8,
     "learning_rate": 4e-3,
+    "gan_learning_rate": 4e-3,
     "block_out_channels": (16, 32),
     "layers_per_block": 1,
     "patch_size": 2,

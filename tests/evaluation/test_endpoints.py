@@ -148,7 +148,7 @@ def test_no_claim_without_three_seeds_or_without_a_control():
 def test_few_patients_are_said():
     three = TestSet(("a", "b", "b"), np.array([False, False, False]), np.full(3, "split"))
     assert "There is no test patient with a lesion" in three.few_patients()
-    three = TestSet(("a", "b", "b"), np.array([False, True, True]), np.full(3, "split"))
+    three = TestSet(("a", "b", "c"), np.array([False, True, False]), np.full(3, "split"))
     assert "There is only 1 test patient with a lesion" in three.few_patients()
     assert "only 17 test patients with a lesion" in cases(50).few_patients()
     assert cases(400).few_patients() is None

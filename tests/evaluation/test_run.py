@@ -116,6 +116,24 @@ def test_an_interrupted_evaluation_goes_on_and_ends_with_the_same_numbers(launch
         assert first[part] == second[part]
 
 
+def test_damaged_files_are_named_and_data_may_move(launched, sets, tmp_path):
+    out, moved = tmp_path / "out", tmp_path / "moved"
+    shutil.copytree(launched[0], out)
+    shutil.copytree(sets[0], moved)
+    (out / "evaluation.json").unlink()
+    damaged = out / "runs" / "split" / "diagnosis" / "real_only" / "seed-1.json"
+    whole = damaged.read_text()
+    arms = {"arms": ["real_only", "real_plus_synthetic_1"], "ratios": [1]}
+    for content in (whole[:100], "[]", json.dumps({**json.loads(whole), "names": []})):
+        damaged.write_text(content)
+        with pytest.raises(ValueError, match="seed-1.json .*; delete it, and it is made again"):
+            evaluate(moved, sets[1], out, **TINY, **arms)
+    damaged.unlink()
+    result = evaluate(moved, sets[1], out, **TINY, **arms)  # the same films in another place
+    before = json.loads((launched[0] / "evaluation.json").read_text())
+    assert [row["value"] for row in result["results"]] == [row["value"] for row in before["results"]]
+
+
 def test_folds_sites_filters_and_few_seeds(sets, tmp_path):
     model = tmp_path / "model"
     tiny_pipeline().save_pretrained(model)
@@ -153,7 +171,15 @@ def test_what_is_not_allowed_is_said_before_any_work(sets, tmp_path):
         ({"seeds": [0, 0]}, "seeds"),
         ({"ratios": [-1]}, "ratio -1"),
         ({"steps": 0}, "steps=0"),
+        ({"device": "gpu0"}, "device='gpu0' is not available"),
+        ({"size": 18, "segmenter_width": 0}, "width=0"),
+        ({"feature_extractor": "nowhere/at/all"}, "nowhere/at/all"),
+        ({"feature_extractor": "extractor.pt"}, "extractor.pt: no such TorchScript file"),
+        ({"pretrained_classifier": "nowhere/at/all"}, "nowhere/at/all: cannot be loaded"),
+        ({"samples_per_class": [12, 0]}, "cases of at least two labels must be left"),
+        ({"samples_per_class": [12, 99]}, "samples_per_class 99 of label 1 is not allowed: the train split has 12"),
+        ({"folds": 200}, "folds=200 is not allowed: the 12 cases of"),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
             evaluate(*sets, tmp_path / "out", **{**TINY, **arguments})
     assert not (tmp_path / "out").exists()

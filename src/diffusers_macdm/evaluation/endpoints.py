@@ -18,8 +18,8 @@ BETTER, WORSE, NO_EVIDENCE = "better", "worse", "no evidence"
 HELPS, HURTS, NO_CLAIM = "helps", "hurts", "no claim"
 MIN_SEEDS = 3
 AT_CHANCE = (
-    "Even the best control is not shown to be better than guessing, so that a benefit could hardly have been seen here: this is "
-    "no evidence against the pairs either."
+    "Even the best control is not shown to be better than guessing, so that a benefit could hardly have been seen: this is no "
+    "evidence against the pairs either."
 )
 FEW_PATIENTS = 30
 
