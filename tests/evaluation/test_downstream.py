@@ -16,6 +16,7 @@ from diffusers_macdm.evaluation.downstream import (
     measure_segmentation,
     predict_masks,
     predict_probabilities,
+    score_of_masks,
     stage_steps,
     train_classifier,
     train_segmenter,
@@ -173,3 +174,18 @@ def test_bad_input_is_refused():
     for name, value in (("steps", 0), ("batch_size", 1), ("learning_rate", 0.0), ("validate_every", 0)):
         with pytest.raises(ValueError, match=f"{name}={value}"):
             Budget(**{name: value})
+
+
+def test_a_segmenter_that_calls_everything_a_lesion_is_not_chosen():
+    """By the Dice of the lesion it would be: 0.2 against 0 of one that has learned the anatomy and no lesion yet."""
+    truth = np.zeros((2, 2, 6, 6), dtype=bool)
+    truth[:, 0, 1:5, 1:5] = True
+    truth[0, 1, 2:4, 2:4] = True  # 4 of 36 pixels; the other case is normal
+    everything, anatomy_alone, both = np.ones_like(truth), truth.copy(), truth.copy()
+    anatomy_alone[:, 1] = False
+    found = [score_of_masks(masks, truth) for masks in (everything, anatomy_alone, both)]
+    assert [score for score, _ in found] == pytest.approx([8 / 40, 0, 1])
+    ranks = [rank for _, rank in found]
+    assert ranks[0] == pytest.approx(((8 / 40 + 32 / 52) / 2, 8 / 40)) and ranks[0] < ranks[1] < ranks[2]
+    score, rank = score_of_masks(anatomy_alone[1:], truth[1:])  # nothing but a normal case
+    assert np.isnan(score) and rank[0] == 1

@@ -165,7 +165,8 @@ def train_classifier(
     def score(network):
         probabilities, truth = predict_probabilities(network, validation, budget.batch_size), validation.class_labels.numpy()
         log_loss = -np.log(probabilities[np.arange(len(truth)), truth].clip(1e-12)).mean()
-        return roc_auc(1 - probabilities[:, 0], truth > 0), -log_loss
+        auc = roc_auc(1 - probabilities[:, 0], truth > 0)
+        return auc, (auc, -log_loss)
 
     width = {} if budget.width is None else {"width": budget.width}
     build = lambda: diagnosis_classifier(num_classes, pretrained, **width)  # noqa: E731
@@ -188,7 +189,7 @@ def train_segmenter(
     progress: Callable[[int], None] | None = None,
 ) -> Trained:
     """Train the segmenter of anatomy and lesion (Dice over the batch + cross-entropy, each mask by itself); arguments as
-    `train_classifier`'s.
+    `train_classifier`'s. The validation cases choose as `score_of_masks` says.
 
     Raises:
         ValueError: when a training case has no masks, or a training set is empty.
@@ -206,10 +207,7 @@ def train_segmenter(
         return dice_ce(logits[:, :1], masks[:, :1]) + dice_ce(logits[:, 1:], masks[:, 1:])
 
     def score(network):
-        predicted, truth = predict_masks(network, validation, budget.batch_size), validation.masks.numpy()
-        lesion, anatomy = (dice_per_case(predicted[:, mask], truth[:, mask]) for mask in (1, 0))
-        with_lesion = truth[:, 1].any(axis=(1, 2))
-        return mean_of_defined(lesion[with_lesion]), mean_of_defined(anatomy)
+        return score_of_masks(predict_masks(network, validation, budget.batch_size), validation.masks.numpy())
 
     size = stages[0].cases.size
     width = {} if budget.width is None else {"width": budget.width}
@@ -217,8 +215,27 @@ def train_segmenter(
     return _train(build, loss_of, score, stages, validation, budget, seed, augmentation, device, progress)
 
 
+def score_of_masks(predicted: np.ndarray, truth: np.ndarray) -> tuple[float, tuple[float, float]]:
+    """The score of a segmenter's state, and what decides between states.
+
+    The mean over both masks decides, as the mean Dice of the foreground does elsewhere: by the lesion's Dice alone an untrained
+    state that calls every pixel a lesion beats one that is still to find its first.
+
+    Args:
+        predicted, truth: bool `[N, 2, H, W]`, anatomy and lesion.
+
+    Returns:
+        Mean Dice of the lesion, over the cases that have one (nan without any); and the mean over both masks with that of the
+        lesion, which decides where it is equal.
+    """
+    lesion, anatomy = (dice_per_case(predicted[:, mask], truth[:, mask]) for mask in (1, 0))
+    of_lesion = mean_of_defined(lesion[truth[:, 1].any(axis=(1, 2))])
+    return of_lesion, (mean_of_defined(np.array([of_lesion, mean_of_defined(anatomy)])), of_lesion)
+
+
 def _train(build, loss_of, score, stages, validation, budget, seed, augmentation, device, progress) -> Trained:
-    """The one loop. `score(network)` gives what decides between states and, where it is equal or nan, a second number."""
+    """The one loop. `score(network)` gives the state's score and what decides between states: a number and, where it is equal
+    or nan, a second one."""
     for stage in stages:
         if not len(stage.cases):
             raise ValueError("A network cannot be trained without cases.")
@@ -251,9 +268,9 @@ def _train(build, loss_of, score, stages, validation, budget, seed, augmentation
             is_last_stage = number == len(stages) - 1
             if validation is not None and is_last_stage and (step % budget.validate_every == 0 or step == budget.steps):
                 network.eval()
-                value, second = score(network)
+                value, decides = score(network)
                 network.train()
-                rank = (float(np.nan_to_num(value)), float(second))
+                rank = tuple(np.nan_to_num(decides).tolist())
                 if best is None or rank > best[0]:
                     state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
                     best = rank, (None if np.isnan(value) else float(value)), step, state
