@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -303,9 +303,16 @@ def refuse_contaminated(
     synthetic: str | Path | None = None,
     model: str | Path | None = None,
     allow_unrecorded: bool = False,
+    measured: Collection[str] | None = None,
 ) -> None:
-    """Raise `ValueError`, naming the cases and how, where `contaminated_cases` (same arguments) finds any."""
+    """Raise `ValueError`, naming the cases and how, where `contaminated_cases` (same arguments) finds any.
+
+    Args:
+        measured: names of the cases that are measured on, where some of the split were left out; all when None.
+    """
     found = contaminated_cases(real, split, synthetic=synthetic, model=model, allow_unrecorded=allow_unrecorded)
+    if measured is not None:
+        found = [contamination for contamination in found if contamination.case in measured]
     if not found:
         return
     reasons: dict[str, list[str]] = {}

@@ -246,13 +246,14 @@ def sweep(
         )
     extractor = None if feature_extractor is None else load_feature_extractor(feature_extractor, device=device)
 
-    splits = load_real(real, size, samples_per_class)
+    splits, notes = load_real(real, size, samples_per_class)
     if "validation" not in splits:
         raise ValueError(f"{real}: there is no split 'validation', and cases are needed that no network was trained with.")
     training, validation = splits["train"], splits["validation"]
     for split in splits:
         if split != "train":
-            refuse_contaminated(real, split, model=model, allow_unrecorded=allow_unrecorded)
+            measured = splits[split].names
+            refuse_contaminated(real, split, model=model, allow_unrecorded=allow_unrecorded, measured=measured)
     held_out = Cases.concatenate([cases for split, cases in splits.items() if split != "train"])
     settings = {
         "model": str(model),
@@ -314,7 +315,7 @@ def sweep(
         "points": points,
         "references": _references(points),
         "findings": findings,
-        "notes": [*measure.notes, *_notes(len(held_out), retrained, train_seeds)],
+        "notes": [*notes, *measure.notes, *_notes(len(held_out), retrained, train_seeds)],
         "settings": settings,
         "versions": _versions(),
     }

@@ -10,7 +10,14 @@ import torch
 
 from diffusers_macdm.data.phantom import write_phantom
 from diffusers_macdm.evaluation.cases import Cases, load_cases
-from diffusers_macdm.evaluation.rounds import load_real, load_synthetic, make_rounds, make_site_rounds, refuse_leaks
+from diffusers_macdm.evaluation.rounds import (
+    leave_out_duplicates,
+    load_real,
+    load_synthetic,
+    make_rounds,
+    make_site_rounds,
+    refuse_leaks,
+)
 
 
 def cases(prefix, count, sites=("x", "y")):
@@ -104,7 +111,7 @@ def synthetic(tmp_path_factory):
 
 
 def test_the_training_subset_is_that_of_the_training_scripts(phantom):
-    train = load_real(phantom, 16, [5, 3])["train"]
+    train = load_real(phantom, 16, [5, 3])[0]["train"]
     whole = load_cases(phantom, "train", 16)
     labels = whole.class_labels.numpy()
     chosen = [np.random.default_rng([0, k]).permutation(np.flatnonzero(labels == k))[:n] for k, n in ((0, 5), (1, 3))]
@@ -124,6 +131,26 @@ def test_a_patient_in_two_splits_is_refused(phantom, tmp_path):
         load_real(folder, 16)
 
 
+def test_a_film_under_two_names_is_tested_on_once(phantom, tmp_path):
+    """What has trained or chosen a network is left out of what tests it, and named; the leak guard does not ask for it."""
+    folder = tmp_path / "real"
+    shutil.copytree(phantom, folder)
+    whole, _ = load_real(folder, 16)
+    copies = {"validation": ("train", 2), "test": ("validation", 1)}  # the first film of a split is one of another
+    names = {split: whole[split].names[0] for split in copies}
+    for split, (other, index) in copies.items():
+        shutil.copy(folder / other / f"images/{whole[other].names[index]}.png", folder / split / f"images/{names[split]}.png")
+    splits, notes = load_real(folder, 16)
+    assert len(notes) == 2 and splits["train"].names == whole["train"].names
+    for (split, (other, index)), note in zip(copies.items(), notes, strict=True):
+        assert splits[split].names == whole[split].names[1:]
+        assert f"1 {split} case was left out" in note and f"{names[split]} ({whole[other].names[index]} in {other})" in note
+    twice = Cases.concatenate([whole["train"], whole["train"].select([0, 1])])
+    assert len(leave_out_duplicates({"train": twice})[0]["train"]) == len(twice)
+    pooled, (note,) = leave_out_duplicates({"train": twice}, pooled=True)
+    assert len(pooled["train"]) == len(whole["train"]) and "2 train cases were left out" in note
+
+
 def test_pairs_know_the_site_of_what_they_were_made_from(phantom, tmp_path):
     train = load_cases(phantom, "train", 16)
     folder = tmp_path / "synthetic"
@@ -137,7 +164,8 @@ def test_pairs_know_the_site_of_what_they_were_made_from(phantom, tmp_path):
 
 
 def test_leaks_are_refused_by_name(phantom, synthetic, tmp_path):
-    splits = load_real(phantom, 16)
+    splits, notes = load_real(phantom, 16)
+    assert not notes
     made = load_synthetic(synthetic, 16, splits["train"])
     refuse_leaks(phantom, splits, synthetic, made, allow_unrecorded=True)
     with pytest.raises(ValueError, match="--allow-unrecorded"):

@@ -125,7 +125,7 @@ def compare(
     budgets = {task: Budget(eval_steps, eval_batch_size, LEARNING_RATES[task], validate_every, widths[task]) for task in TASKS}
     refuse_foreign(out, COMPARISON_FILE, "comparison")
 
-    splits = load_real(real, size)
+    splits, notes = load_real(real, size, pooled=folds is not None)
     parts = make_parts(splits, folds, train_sizes, samples_per_class, held_out_folds)
     num_classes = 1 + max(int(cases.class_labels.max()) for cases in splits.values())
     training = Training(budgets, num_classes, pretrained_classifier, device)
@@ -175,6 +175,7 @@ def compare(
         done.append(Done(part, facts, measures, _run_all(out / part.folder / "runs", part, made, training, seeds, progress)))
 
     result = summarise(done, list(models), list(seeds), num_resamples, str(real))
+    result["notes"] = notes + result["notes"]
     result["settings"] = settings
     result["versions"] = {
         "diffusers_macdm": own_version(),

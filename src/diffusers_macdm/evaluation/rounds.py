@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,11 +31,14 @@ class Round:
     synthetic: Cases
 
 
-def load_real(data: str | Path, size: int, samples_per_class: Sequence[int] | None = None) -> dict[str, Cases]:
-    """The splits that a real set has, `train` first.
+def load_real(
+    data: str | Path, size: int, samples_per_class: Sequence[int] | None = None, pooled: bool = False
+) -> tuple[dict[str, Cases], list[str]]:
+    """The splits that a real set has, `train` first, and notes on held-out cases that were left out (`leave_out_duplicates`).
 
     Args:
         samples_per_class: this many training cases of label 0, 1, ... alone (see `cases.of_each_class`).
+        pooled: the splits will be divided anew, so that no film may stand twice in train either.
 
     Raises:
         FileNotFoundError, ValueError: when it cannot be read, has no train split, has no normal or no other training case, a
@@ -60,7 +63,38 @@ def load_real(data: str | Path, size: int, samples_per_class: Sequence[int] | No
         )
     if samples_per_class is not None:
         splits["train"] = of_each_class(splits["train"], samples_per_class)
-    return splits
+    return leave_out_duplicates(splits, pooled)
+
+
+def leave_out_duplicates(splits: Mapping[str, Cases], pooled: bool = False) -> tuple[dict[str, Cases], list[str]]:
+    """Leave out what was seen before: held-out cases whose film stands in an earlier split, or before in their own, pixel by
+    pixel. Of one film under two names a network would be tested on what has trained or chosen it.
+
+    Args:
+        pooled: the same within the train split.
+
+    Returns:
+        The splits, and a note for each that has lost cases.
+    """
+    first_of: dict[bytes, str] = {}
+    kept, notes = {}, []
+    for split, cases in splits.items():
+        chosen, known = [], []
+        for index, (film, name) in enumerate(zip(cases.radiographs, cases.names, strict=True)):
+            pixels = film.numpy().tobytes()
+            if pixels in first_of and (split != "train" or pooled):
+                known.append(f"{name} ({first_of[pixels]})")
+            else:
+                first_of.setdefault(pixels, f"{name} in {split}")
+                chosen.append(index)
+        kept[split] = cases.select(chosen) if known else cases
+        if known:
+            more = f" and {len(known) - MOST_NAMED} more" if len(known) > MOST_NAMED else ""
+            notes.append(
+                f"{len(known)} {split} {'case was' if len(known) == 1 else 'cases were'} left out, having the same pixels as "
+                f"another one: {', '.join(known[:MOST_NAMED])}{more}."
+            )
+    return kept, notes
 
 
 def load_synthetic(folder: str | Path, size: int, real_train: Cases) -> Cases:
@@ -92,7 +126,9 @@ def refuse_leaks(
     held_out = [split for split in HELD_OUT_SPLITS if split in splits]
     for split in held_out:
         _refuse_identical(real, split, splits[split], synthetic_folder, synthetic)
-        refuse_contaminated(real, split, synthetic=synthetic_folder, allow_unrecorded=allow_unrecorded)
+        refuse_contaminated(
+            real, split, synthetic=synthetic_folder, allow_unrecorded=allow_unrecorded, measured=splits[split].names
+        )
 
 
 def _refuse_identical(real, split: str, held_out: Cases, folder, synthetic: Cases) -> None:

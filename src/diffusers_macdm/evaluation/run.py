@@ -191,11 +191,12 @@ def evaluate(
     refuse_foreign(out, EVALUATION_FILE, "evaluation")
     mask_sampler = None if model is None else _mask_sampler(model, device)
 
-    splits = load_real(real, size, samples_per_class)
+    splits, notes = load_real(real, size, samples_per_class)
     made = load_synthetic(synthetic, size, splits["train"])
     refuse_leaks(real, splits, synthetic, made, allow_unrecorded)
     rounds = make_rounds(splits, made, folds)
-    site_rounds, notes = make_site_rounds(splits, made) if leave_one_site_out else ([], [])
+    site_rounds, untested_sites = make_site_rounds(splits, made) if leave_one_site_out else ([], [])
+    notes += untested_sites
     num_classes = 1 + max(int(cases.class_labels.max()) for cases in splits.values())
     training = Training(budgets, num_classes, pretrained_classifier, device)
     training.check(size)
