@@ -17,11 +17,13 @@ from diffusers_macdm.evaluation.downstream import (
     predict_masks,
     predict_probabilities,
     score_of_masks,
+    start_from_base_rates,
     stage_steps,
     train_classifier,
     train_segmenter,
     youden_threshold,
 )
+from diffusers_macdm.evaluation.networks import segmenter
 
 
 BUDGET = Budget(steps=30, batch_size=8, learning_rate=3e-3, validate_every=10, width=4)
@@ -189,3 +191,19 @@ def test_a_segmenter_that_calls_everything_a_lesion_is_not_chosen():
     assert ranks[0] == pytest.approx(((8 / 40 + 32 / 52) / 2, 8 / 40)) and ranks[0] < ranks[1] < ranks[2]
     score, rank = score_of_masks(anatomy_alone[1:], truth[1:])  # nothing but a normal case
     assert np.isnan(score) and rank[0] == 1
+
+
+def test_a_segmenter_starts_from_the_masks_area():
+    masks = squares(20, 0).masks
+    network = segmenter(16, width=4)
+    start_from_base_rates(network, masks)
+    bias = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)][-1].bias
+    rates = masks.double().mean(dim=(0, 2, 3))
+    assert torch.sigmoid(bias).tolist() == pytest.approx(rates.tolist(), rel=1e-5) and 0.02 < rates[1] < 0.1
+    with torch.no_grad():  # the bias is that of the logits: without it the network says one half
+        shift = network(torch.zeros(1, 1, 16, 16))
+        bias.zero_()
+        shift = shift - network(torch.zeros(1, 1, 16, 16))
+    assert shift.mean(dim=(0, 2, 3)).tolist() == pytest.approx(torch.logit(rates).tolist(), rel=1e-4)
+    start_from_base_rates(network, torch.zeros(2, 2, 16, 16, dtype=torch.bool))  # no mask at all
+    assert bias.isfinite().all()

@@ -99,7 +99,4 @@ def segmenter(size: int, width: int = 32) -> torch.nn.Module:
         channels=[width * 2**level for level in range(levels + 1)],
         strides=[2] * levels,
         num_res_units=2,
-        # Not MONAI's default, an instance norm: over the few pixels of the coarse levels it takes away whether a film has a
-        # lesion at all (as many steps reach half of the Dice on training cases).
-        norm="batch",
     )
