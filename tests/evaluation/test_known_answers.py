@@ -29,8 +29,8 @@ SETTINGS = {
 
 
 def write_split(folder, count, seed):
-    """A bright rectangle anywhere is the anatomy, a dark spot in it the lesion of every second case, a bright spot a decoy in all;
-    noise over it."""
+    """A bright rectangle anywhere is the anatomy, a dark spot in it the lesion of every second case, a bright spot in each a
+    decoy; noise over it."""
     generator = np.random.default_rng(seed)
     rows = []
     for name in ("images", "anatomy", "lesion"):
