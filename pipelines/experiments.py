@@ -28,7 +28,7 @@ class Sizes:
     patch_size: str = "2"  # of the denoisers of pixels: a quarter of the work
     num_per_class: int = 144  # synthetic pairs: twice the training cases in all
     num_inference_steps: int = 25
-    downstream_steps: int = 400
+    downstream_steps: int = 200
     downstream_width: int = 8
     ratios: tuple[str, ...] = ("0.5", "1", "2")
     models: tuple[str, ...] = ()  # all
@@ -36,7 +36,7 @@ class Sizes:
     generator_channels: tuple[str, ...] = ("32", "64")
     grid: tuple[str, ...] = ("guidance_scale=0,1,2", "strength=0.4,0.7,1.0", "w2=0.5,1.0", "w3=0.5,1.0")
     sweep_per_class: int = 24
-    weight_steps: int = 400  # of the trainings for w2 and w3
+    weight_steps: int = 300  # of the trainings for w2 and w3
 
 
 def run_experiments(out: Path, sizes: Sizes) -> None:
