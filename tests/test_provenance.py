@@ -282,6 +282,23 @@ def test_pairs_that_were_made_from_test_cases(phantom, trained, tmp_path, use, w
     assert contaminated_cases(phantom, "validation", synthetic=tmp_path / "set") == []
 
 
+@pytest.mark.parametrize("column", ["source", "masks_from"])
+@pytest.mark.parametrize("recorded", [False, True], ids=["no generation.json", "generation.json says train"])
+def test_a_set_that_names_a_test_case(real, from_train, tmp_path, column, recorded):
+    """Without pixels a name tells, where it is no other split's; "test/NAME" tells in any case."""
+    made = shutil.copytree(from_train, tmp_path / "made")
+    put_into_test(real, "new_name", "somebody", lambda values: values[:, ::-1])
+    if not recorded:
+        (made / "generation.json").unlink()
+    rows = [{**row, "source": None, "patient_id": None} for row in rows_of(made, "train")]
+    for name, case in (("new_name", "new_name"), ("test/normal_00000", "normal_00000"), ("normal_00001", None)):
+        write_rows(made, "train", [{**rows[0], column: name}, *rows[1:]])
+        found = contaminated_cases(real, "test", synthetic=made, allow_unrecorded=True)
+        assert [contamination.case for contamination in found] == ([] if case is None else [case])
+        with pytest.raises(ValueError, match="nothing records" if case is None else f"must not be measured on.*{case!r}"):
+            refuse_contaminated(real, "test", synthetic=made)
+
+
 def test_a_pair_made_from_another_film_of_a_test_patient(real, from_train):
     source = rows_of(from_train, "train")[0]
     trained_patients = {row["patient_id"] for row in rows_of(real, "train")}

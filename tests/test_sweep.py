@@ -62,6 +62,8 @@ def test_what_a_grid_may_say():
         "guidance_interval=0.8:0.2": "lo < hi",
         "num_inference_steps=2.5": "whole number",
         "w3=1,1": "a value stands there twice",
+        "guidance_scale=": "guidance_scale '' is not allowed: 0 \\(off\\) or more",
+        "guidance_interval=0:x": "lo < hi",
     }.items():
         with pytest.raises(ValueError, match=reason):
             parse_grid([text])
@@ -168,9 +170,10 @@ def test_a_killed_run_goes_on_and_other_settings_are_refused(done, folder):
         (out / "sweep.json").unlink()
         sweep(folder / "model", folder / "data", out, grid, **SMALL, seed=1)
     damaged = out / "points" / "defaults.json"
-    damaged.write_text(damaged.read_text()[:50])
-    with pytest.raises(ValueError, match="defaults.json is damaged .*; delete it, and it is made again"):
-        sweep(folder / "model", folder / "data", out, grid, **SMALL)
+    for content in (damaged.read_text()[:50], "{}"):
+        damaged.write_text(content)
+        with pytest.raises(ValueError, match="defaults.json is damaged .*; delete it, and it is made again"):
+            sweep(folder / "model", folder / "data", out, grid, **SMALL)
     with pytest.raises(FileExistsError, match="neither an empty folder nor an interrupted sweep"):
         sweep(folder / "model", folder / "data", folder / "data", grid, **SMALL)
 

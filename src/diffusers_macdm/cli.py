@@ -652,7 +652,10 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _whole_numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",")]
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: whole numbers with commas between them, 100,250") from None
 
 
 def add_sweep(subparsers) -> None:

@@ -14,7 +14,8 @@ def available_device(device: str | torch.device | None) -> torch.device:
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # an unknown name; a CUDA device where there is none
-        raise ValueError(f"device={str(device)!r} is not available: {str(error).splitlines()[0]}") from error
+        torch.zeros(1, device=device).tolist()
+    except (RuntimeError, AssertionError) as error:  # an unknown name; a device that is not here, or holds no numbers
+        there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        raise ValueError(f"device={str(device)!r} is not available: {' and '.join(there)} can be used here.") from error
     return torch.device(device)

@@ -284,10 +284,11 @@ def contaminated_cases(
         _add(networks, trained_on)
 
     found = []
+    elsewhere = _names_elsewhere(real, split) if synthetic_set is not None and synthetic_set.by_name else set()
     for case in _real_cases(real, split):
         found += [Contamination(case.name, reason) for reason in _by_training(case, networks)]
         if synthetic_set is not None:
-            found += [Contamination(case.name, reason) for reason in synthetic_set.made_from(case, split)]
+            found += [Contamination(case.name, reason) for reason in synthetic_set.made_from(case, split, elsewhere)]
     if not found and unrecorded and not allow_unrecorded:
         raise ValueError(
             f"{unrecorded[0]}, so nothing shows that the {split} split of {real} is new to it; measure on it only where you "
@@ -345,6 +346,19 @@ def _real_cases(real: str | Path, split: str) -> Iterator[_Case]:
         yield _Case(name, digest, None if patient is None else str(patient))
 
 
+def _names_elsewhere(real: str | Path, split: str) -> set[str]:
+    """Names of the cases of the other splits."""
+    names = set()
+    for other in SPLITS:
+        if other != split:
+            try:
+                names.update(case_names(load_pairs(real, other)))
+            except ValueError as error:
+                if "there is no split" not in str(error):
+                    raise
+    return names
+
+
 def _by_training(case: _Case, networks: Mapping[str, Trainings]) -> list[str]:
     """How the trainings have seen the case: by its pixels, or else by its patient."""
     seen_by: dict[str, list[str]] = {}  # how -> networks
@@ -392,11 +406,16 @@ class _SyntheticSet:
             reasons.append(f"nothing records the pixels of {len(self.by_name)} real cases that its pairs were made from")
         return reasons
 
-    def made_from(self, case: _Case, split: str) -> list[str]:
-        """The pairs that were made from the case, or else from its patient."""
+    def made_from(self, case: _Case, split: str, elsewhere: Collection[str]) -> list[str]:
+        """The pairs that were made from the case, or else from its patient.
+
+        A name tells the case where the set says that its cases are of this split, or where no case `elsewhere` has it.
+        """
         uses = self.by_digest.get(case.digest)
-        if uses is None and self.split == split:
+        if uses is None and (self.split == split or case.name not in elsewhere):
             uses = self.by_name.get(case.name)
+        if uses is None:
+            uses = self.by_name.get(f"{split}/{case.name}")
         if uses is not None:
             return [use.format(_pairs(pairs)) for use, pairs in uses.items()]
         pairs = self.by_patient.get(case.patient) if case.patient is not None else None
@@ -425,7 +444,10 @@ def _add(networks: dict[str, Trainings], trained_on: TrainedOn | None) -> None:
 def _settings(folder: Path) -> dict:
     """Those of `generation.json`; empty without the file."""
     path = folder / GENERATION
-    return (_read_json(path).get("settings") or {}) if path.is_file() else {}
+    settings = (_read_json(path).get("settings") or {}) if path.is_file() else {}
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path}: its part 'settings' is not a JSON object.")
+    return settings
 
 
 def _read_provenance(folder: Path) -> tuple[TrainedOn | None, dict[str, dict], str | None] | None:

@@ -51,7 +51,7 @@ from .evaluation.fit import mask_fit
 from .evaluation.intervals import patient_bootstrap
 from .evaluation.networks import diagnosis_classifier, segmenter
 from .evaluation.realism import Sample, quality
-from .evaluation.resumable import begin, read_json, refuse_foreign, write_json
+from .evaluation.resumable import MADE_AGAIN, begin, check_seeds, read_json, refuse_foreign, write_json
 from .evaluation.rounds import load_real
 from .joint_sample import CHANNELS, check_channel_weights, join
 from .macdm import MaCDMPipeline
@@ -95,7 +95,10 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list]:
 
 def _parse(name: str, text: str):
     if name == "guidance_interval":
-        ends = tuple(float(end) for end in text.split(":"))
+        try:
+            ends = tuple(float(end) for end in text.split(":"))
+        except ValueError:
+            ends = ()
         if len(ends) != 2 or not 0 <= ends[0] < ends[1] <= 1:
             raise ValueError(f"guidance_interval {text!r} is not allowed: lo:hi with 0 <= lo < hi <= 1.")
         return ends
@@ -103,7 +106,10 @@ def _parse(name: str, text: str):
         if not text.isdecimal() or int(text) < 1:
             raise ValueError(f"num_inference_steps {text!r} is not allowed: a whole number of at least 1.")
         return int(text)
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     allowed, words = {
         "guidance_scale": (value >= 0, "0 (off) or more"),
         "strength": (0 < value <= 1, "above 0, at most 1 (pure noise)"),
@@ -200,15 +206,15 @@ def sweep(
         ("num_per_class", num_per_class, 2),
         ("batch_size", batch_size, 2),
         ("embedding_steps", embedding_steps, 1),
-        ("seed", seed, 0),
     ):
         if value < least:
             raise ValueError(f"{name}={value} is not allowed: at least {least} is needed.")
     if not grid:
         raise ValueError(f"The grid is empty; it may have {', '.join(PARAMETERS)}.")
     retrained = [name for name in RETRAINING if name in grid]
-    if retrained and (not train_seeds or len(set(train_seeds)) < len(train_seeds) or min(train_seeds) < 0):
-        raise ValueError(f"train_seeds={list(train_seeds)} is not allowed: one or more from 0 on, each once.")
+    check_seeds("seed", [seed])
+    if retrained:
+        check_seeds("train_seeds", train_seeds)
     device = available_device(device)
     refuse_foreign(out, RESULT_FILE, "sweep")
     pipe = load_pipeline(model).to(device)
@@ -304,7 +310,10 @@ def sweep(
                     sampler.set_progress_bar_config(disable=True)
                 pairs, unrefined = sample_pairs(sampler, run, training, labels, num_per_class, seed, batch_size)
                 write_json(path, {"settings": run, "measures": measure(pairs, unrefined)})
-            measured.append(read_json(path))
+            content = read_json(path)
+            if not {"settings", "measures"} <= set(content):
+                raise ValueError(f"{path} is damaged (without settings or measures); {MADE_AGAIN}.")
+            measured.append(content)
         measures = [entry["measures"] for entry in measured]
         points.append({"parameter": parameter, "value": value, "measures": _over_runs(measures), "runs": measured})
 

@@ -180,6 +180,10 @@ def test_settings_that_cannot_work(real, tmp_path):
         ({"feature_extractor": "nowhere/at/all"}, "nowhere/at/all"),
         ({"pretrained_classifier": "nowhere/at/all"}, "nowhere/at/all: cannot be loaded"),
         ({"samples_per_class": [12]}, "cases of at least two labels must be left"),
+        ({"size": 0}, "size=0 is not allowed: at least 8"),
+        ({"seeds": (2**63,)}, "from 0 to 2.63 - 1"),
+        ({"train_sizes": [1]}, "train size 1 is not allowed: from 2 to"),
+        ({"budget": replace(TINY["budget"], num_inference_steps=1001)}, "there are 1000 noise levels"),
         ({"folds": 300}, "folds=300 is not allowed: the 36 cases of"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):

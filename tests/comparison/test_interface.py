@@ -9,8 +9,10 @@ from diffusers_macdm.refinement import refine_masks
 
 
 def test_budgets():
-    with pytest.raises(ValueError, match="steps=0"):
-        TrainingBudget(steps=0)
+    for wrong in ({"steps": 0}, {"steps": 1}, {"num_workers": -1}, {"learning_rate": 0.0}, {"gan_learning_rate": -1.0}):
+        (name, value), *_ = wrong.items()
+        with pytest.raises(ValueError, match=f"{name}={value} is not allowed"):
+            TrainingBudget(**wrong)
     with pytest.raises(ValueError, match="multiple of norm_num_groups=8"):
         TrainingBudget(block_out_channels=(16, 20))
     budget = TrainingBudget(block_out_channels=(8, 16, 32), patch_size=2)

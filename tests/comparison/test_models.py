@@ -136,4 +136,4 @@ def test_cases_of_one_class_are_refused():
     cases = toy_cases()
     one_class = Cases.of(cases.joint_samples, [1] * len(cases))
     with pytest.raises(ValueError, match=r"class labels \[1\]; at least two"):
-        MODELS["macdm"]().fit(one_class, TrainingBudget(steps=1, **TINY), seed=0)
+        MODELS["macdm"]().fit(one_class, TrainingBudget(steps=2, **TINY), seed=0)

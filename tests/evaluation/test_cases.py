@@ -63,7 +63,7 @@ def test_select_and_concatenate():
     cases = Cases.of(samples, [0, 1, 2, 0], patient_ids=["a", "a", None, "b"], sites=["x", None, "x", "y"])
     part = cases.select(np.array([2, 0, 2]))
     assert part.joint_samples[:, 0, 0, 0].tolist() == [2, 0, 2]
-    assert part.patient_ids == ("/case-000002", "a", "/case-000002") and part.sites == ("x", "x", "x")
+    assert part.patient_ids == ("\0case-000002", "a", "\0case-000002") and part.sites == ("x", "x", "x")
     both = Cases.concatenate([part, cases])
     assert len(both) == 7 and both.class_labels.tolist() == [2, 0, 2, 0, 1, 2, 0] and both.names[3:] == cases.names
     assert both.has_lesion.tolist() == [True, False, True, False, True, True, False]

@@ -4,6 +4,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from diffusers_macdm.evaluation.intervals import Estimate, difference_of_arms, patient_bootstrap, value_of_arm
@@ -110,6 +111,26 @@ def test_runs_that_are_alike_leave_the_patients_alone():
         0, abs=1e-12
     )
     assert estimate.interval == pytest.approx(stats.t.interval(0.95, 29, values.mean(), stats.sem(values)), abs=0.02)
+
+
+def test_runs_that_fail_on_other_patients_each():
+    """Three runs of the same mean, each wrong about one patient of its own: only the interaction varies, and it counts."""
+    runs = [mean_of(np.arange(40) == patient) for patient in range(3)]
+    estimate = difference_of_arms(runs, [zero] * 3, range(40), 4000)
+    of_patients = (np.arange(40)[:, None] == np.arange(3)).mean(axis=1)  # [40]
+    margin = stats.t.ppf(0.975, 39) * stats.sem(of_patients)
+    assert estimate.value == pytest.approx(0.025)
+    assert estimate.interval == pytest.approx((0.025 - margin, 0.025 + margin), abs=0.05 * margin)
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor, lambda ids: list(torch.tensor(ids))])
+def test_patient_ids_of_any_kind(kind):
+    values = np.random.default_rng(0).normal(0, 1, 20)
+    ids = [index // 2 for index in range(20)]
+    expected = patient_bootstrap(mean_of(values), ids, 100)
+    assert expected.num_patients == 10 and patient_bootstrap(mean_of(values), kind(ids), 100) == expected
+    with pytest.raises(ValueError, match="patient_ids hold .1.: a text or a number"):
+        patient_bootstrap(mean_of(values), [[1]] * 20, 100)
 
 
 def test_patients_that_are_alike_leave_the_runs_alone():

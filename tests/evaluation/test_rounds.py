@@ -131,6 +131,23 @@ def test_a_patient_in_two_splits_is_refused(phantom, tmp_path):
         load_real(folder, 16)
 
 
+@pytest.mark.parametrize("patient, one", [("/p", True), ("", False)])
+def test_odd_patient_ids(phantom, tmp_path, patient, one):
+    """Any text is a patient; an empty one, as tables have it, is none."""
+    folder = tmp_path / "real"
+    shutil.copytree(phantom, folder)
+    for split in ("train", "test"):
+        metadata = folder / split / "metadata.jsonl"
+        rows = [{**json.loads(line), "patient_id": patient} for line in metadata.read_text().splitlines()]
+        metadata.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if one:
+        with pytest.raises(ValueError, match="'/p' in train and test"):
+            load_real(folder, 16)
+    else:
+        test = load_real(folder, 16)[0]["test"]
+        assert len(set(test.patient_ids)) == len(test)
+
+
 def test_a_film_under_two_names_is_tested_on_once(phantom, tmp_path):
     """What has trained or chosen a network is left out of what tests it, and named; the leak guard does not ask for it."""
     folder = tmp_path / "real"

@@ -107,7 +107,7 @@ def test_an_interrupted_evaluation_goes_on_and_ends_with_the_same_numbers(launch
         run.Training, "train", lambda self, task, *rest, **more: trained.append(task) or train(self, task, *rest, **more)
     )
     arms = {"arms": ["real_only", "real_plus_synthetic_1"], "ratios": [1]}
-    with pytest.raises(ValueError, match="begun with another budgets"):
+    with pytest.raises(ValueError, match="begun with another budgets diagnosis steps \\(4, now 5\\)"):
         evaluate(*sets, out, **{**TINY, "steps": 5}, **arms)
     evaluate(*sets, out, **TINY, **arms)
     assert trained == ["diagnosis"]
@@ -124,7 +124,13 @@ def test_damaged_files_are_named_and_data_may_move(launched, sets, tmp_path):
     damaged = out / "runs" / "split" / "diagnosis" / "real_only" / "seed-1.json"
     whole = damaged.read_text()
     arms = {"arms": ["real_only", "real_plus_synthetic_1"], "ratios": [1]}
-    for content in (whole[:100], "[]", json.dumps({**json.loads(whole), "names": []})):
+    run_of = json.loads(whole)
+    columns = run_of["columns"]
+    short = {name: values[1:] for name, values in columns.items()}
+    texts = {name: ["a"] * len(values) for name, values in columns.items()}
+    parts = [{"names": []}, {"columns": {}}, {"columns": short}, {"columns": texts}, {"columns": None}]
+    without_seconds = {name: value for name, value in run_of.items() if name != "seconds"}
+    for content in (whole[:100], "[]", "{}", json.dumps(without_seconds), *(json.dumps({**run_of, **part}) for part in parts)):
         damaged.write_text(content)
         with pytest.raises(ValueError, match="seed-1.json .*; delete it, and it is made again"):
             evaluate(moved, sets[1], out, **TINY, **arms)
@@ -178,6 +184,9 @@ def test_what_is_not_allowed_is_said_before_any_work(sets, tmp_path):
         ({"pretrained_classifier": "nowhere/at/all"}, "nowhere/at/all: cannot be loaded"),
         ({"samples_per_class": [12, 0]}, "cases of at least two labels must be left"),
         ({"samples_per_class": [12, 99]}, "samples_per_class 99 of label 1 is not allowed: the train split has 12"),
+        ({"steps": 1}, "steps=1 is not allowed: synthetic_pretraining needs at least 2"),
+        ({"seeds": [2**63]}, "from 0 to 2.63 - 1"),
+        ({"device": "meta"}, "device='meta' is not available: cpu"),
         ({"folds": 200}, "folds=200 is not allowed: the 12 cases of"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):

@@ -10,7 +10,9 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from huggingface_hub import RepoCard
+from sklearn.metrics import roc_auc_score
 
 from diffusers_macdm.evaluation import metrics as functions
 from diffusers_macdm.evaluation.intervals import patient_bootstrap
@@ -74,6 +76,15 @@ def test_value_and_interval(modules, inputs, name):
         assert result["num_left_out"] == (1 if name == "dice" else 2)
     alone = modules[name].compute(predictions=predictions.tolist(), references=references.tolist(), num_resamples=20)
     assert alone[name] == result[name] and alone["num_patients"] == 40
+
+
+def test_scores_are_not_rounded(modules):
+    """Probabilities of a network that is sure differ in the last digits alone, which float32 does not have."""
+    references = np.array([0, 1] * 10)
+    scores = 1 - 1e-9 * (np.arange(20) + (references == 0) * 5)
+    for given in (scores, scores.tolist(), torch.from_numpy(scores)):
+        result = modules["roc_auc"].compute(predictions=given, references=references, num_resamples=20)
+        assert result["roc_auc"] == pytest.approx(roc_auc_score(references, scores)) == 0.68
 
 
 def test_batches_add_up(modules, inputs):

@@ -113,7 +113,7 @@ def make_parts(
             train = of_each_class(train, samples_per_class, seed, trained.get(fold, fold))
         for size in train_sizes or [None]:
             if size is not None and not 2 <= size <= len(train):
-                raise ValueError(f"train size {size} is not allowed: {fold} has {len(train)} training cases.")
+                raise ValueError(f"train size {size} is not allowed: from 2 to the {len(train)} training cases of {fold}.")
             chosen = train if size is None else train.select(draw_pairs(train.class_labels, size, seed))
             parts.append(Part(fold, trained.get(fold, fold), size, chosen, validation, test))
     return parts

@@ -57,6 +57,9 @@ class TrainingBudget:
         for name in (*positive, "num_inference_steps"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} is not allowed: it must be greater than 0.")
+        for name, least in (("steps", 2), ("num_workers", 0)):  # the second step is the guidance classifier's
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)} is not allowed: at least {least} is needed.")
         wrong = [channels for channels in self.block_out_channels if channels < 1 or channels % self.norm_num_groups]
         if wrong or not self.block_out_channels:
             raise ValueError(

@@ -33,6 +33,7 @@ from ..devices import available_device
 from ..evaluation.arms import CONTROLS, Arm, build_arms, stages_of
 from ..evaluation.cases import Cases
 from ..evaluation.downstream import (
+    COLUMNS,
     DIAGNOSIS,
     LEARNING_RATES,
     SEGMENTATION,
@@ -43,10 +44,11 @@ from ..evaluation.downstream import (
     measure_segmentation,
 )
 from ..evaluation.features import FeatureExtractor, classifier_features, load_feature_extractor
-from ..evaluation.resumable import begin, read_json, refuse_foreign, write_json
+from ..evaluation.resumable import begin, check_seeds, read_columns, read_json, refuse_foreign, write_json
 from ..evaluation.rounds import load_real
 from ..evaluation.run import Training
 from ..pretrained import own_version
+from .denoising import NUM_TRAIN_TIMESTEPS
 from .folds import Part, labels_for, make_parts
 from .interface import TrainingBudget
 from .models import MODELS
@@ -115,9 +117,13 @@ def compare(
     out = Path(out)
     budget = TrainingBudget() if budget is None else budget
     _check(models, seeds, num_synthetic, train_sizes)
-    for name, value in (("audit_steps", audit_steps), ("num_resamples", num_resamples)):
-        if value < 1:
-            raise ValueError(f"{name}={value} is not allowed: at least 1 is needed.")
+    for name, value, least in (("size", size, 8), ("audit_steps", audit_steps, 1), ("num_resamples", num_resamples, 1)):
+        if value < least:
+            raise ValueError(f"{name}={value} is not allowed: at least {least} is needed.")
+    if budget.num_inference_steps > NUM_TRAIN_TIMESTEPS:
+        raise ValueError(
+            f"num_inference_steps={budget.num_inference_steps} is not allowed: there are {NUM_TRAIN_TIMESTEPS} noise levels."
+        )
     for name in models:
         MODELS[name].check_size(size, budget)
     device = available_device(device)
@@ -324,8 +330,7 @@ def _run_all(folder: Path, part: Part, made: dict[str, Cases], training: Trainin
             if not path.is_file():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_json(path, _run(arms[name], part, task, seed, training))
-            columns = read_json(path)["columns"]
-            runs[task, name, seed] = {column: np.array(values, dtype=float) for column, values in columns.items()}
+            _, runs[task, name, seed] = read_columns(path, COLUMNS[task], len(part.test))
             bar.update()
     return runs
 
@@ -355,8 +360,7 @@ def _check(models: Sequence[str], seeds: Sequence[int], num_synthetic: int | Non
     unknown = [name for name in models if name not in MODELS]
     if unknown or not models or len(set(models)) < len(models):
         raise ValueError(f"models {', '.join(models)} are not allowed: different ones of {', '.join(MODELS)}.")
-    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds {list(seeds)} are not allowed: different numbers from 0 on are needed.")
+    check_seeds("seeds", seeds)
     if num_synthetic is not None and num_synthetic < 2:
         raise ValueError(f"num_synthetic={num_synthetic} is not allowed: at least 2 are needed.")
     if train_sizes is not None and len(set(train_sizes)) < len(train_sizes):

@@ -15,6 +15,9 @@ from ..data.loading import PairDataset, load_pairs
 from ..joint_sample import ANATOMY_MASK, LESION_MASK, RADIOGRAPH
 
 
+UNKNOWN_PATIENT = "\0"  # before the name of a case whose patient is not given; no id of a set begins so
+
+
 @dataclass(frozen=True)
 class Cases:
     """N pairs.
@@ -24,7 +27,7 @@ class Cases:
             leaves them NaN (see `has_masks`).
         class_labels: int64 `[N]`; 0 is normal, every other label has a lesion.
         names: case names.
-        patient_ids: a case without one is a patient of its own.
+        patient_ids: a case without one is a patient of its own (`UNKNOWN_PATIENT` and its name).
         sites: None where not given.
     """
 
@@ -56,8 +59,10 @@ class Cases:
             joint_samples,
             torch.as_tensor(class_labels, dtype=torch.int64),
             names,
-            # Told apart from the ids that a set gives itself, which are never empty before the slash.
-            tuple(f"/{name}" if patient is None else str(patient) for patient, name in zip(patients, names, strict=True)),
+            tuple(
+                f"{UNKNOWN_PATIENT}{name}" if patient in (None, "") else str(patient)
+                for patient, name in zip(patients, names, strict=True)
+            ),
             (None,) * count if sites is None else tuple(sites),
         )
 

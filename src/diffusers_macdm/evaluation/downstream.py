@@ -22,6 +22,10 @@ from .networks import diagnosis_classifier, segmenter
 
 DIAGNOSIS, SEGMENTATION = "diagnosis", "segmentation"
 TASKS = (DIAGNOSIS, SEGMENTATION)
+COLUMNS = {  # what `measure_diagnosis` and `measure_segmentation` return
+    DIAGNOSIS: ("lesion_probability", "called_lesion"),
+    SEGMENTATION: ("lesion_dice", "lesion_hausdorff95", "lesion_found", "anatomy_dice"),
+}
 WARMUP_SHARE = 0.05  # of the steps
 LEARNING_RATES = {DIAGNOSIS: 3e-4, SEGMENTATION: 2e-3}
 WEIGHT_DECAY = 0.01

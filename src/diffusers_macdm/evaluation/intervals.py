@@ -6,7 +6,7 @@ weights, order of the batches). Cases of one patient are no independent observat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -195,11 +195,12 @@ def _mean_over_seeds(per_seed, num_seeds, patient_ids, num_resamples, level, see
     runs_part = values.var(ddof=1) / num_seeds  # A
     patients_part = max(0.0, of_patients - interaction / num_seeds)  # B
     variance = runs_part + patients_part
-    if variance < 1e-24:  # no resample and no run differs by more than rounding
+    if max(variance, of_patients) < 1e-24:  # no resample and no run differs by more than rounding
         return Estimate(value, None, num_patients, num_undefined, **runs)
     t_runs, t_patients = _t_quantile(level, num_seeds - 1), _t_quantile(level, num_behind - 1)
-    t_of_both = (runs_part * t_runs + patients_part * t_patients) / variance
-    margin = max(t_of_both * np.sqrt(variance), t_patients * np.sqrt(of_patients))
+    # t* sqrt(A + B); 0 where A and B are: runs that are alike on the whole and differ in which patients they fail on
+    of_both = (runs_part * t_runs + patients_part * t_patients) / np.sqrt(variance) if variance > 0 else 0.0
+    margin = max(of_both, t_patients * np.sqrt(of_patients))
     low, high = np.clip([value - margin, value + margin], *bounds)
     return Estimate(value, (float(low), float(high)), num_patients, num_undefined, **runs)
 
@@ -213,7 +214,10 @@ def _cases_of_patients(patient_ids: Sequence, num_resamples: int, level: float) 
     if not 0 < level < 1:
         raise ValueError(f"level={level} is not allowed: between 0 and 1, 0.95 for a 95 % interval.")
     groups: dict = {}
-    for index, patient in enumerate(patient_ids):
+    for index, patient in enumerate(patient_ids.tolist() if hasattr(patient_ids, "tolist") else patient_ids):
+        patient = patient.item() if hasattr(patient, "item") else patient  # tensors are alike by identity alone
+        if not isinstance(patient, Hashable):
+            raise ValueError(f"patient_ids hold {patient!r}: a text or a number is needed for each case, or None.")
         unknown = patient is None or patient != patient  # nan, as tables have it
         groups.setdefault(("case", index) if unknown else ("patient", patient), []).append(index)
     return [np.array(indices) for indices in groups.values()]

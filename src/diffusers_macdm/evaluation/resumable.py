@@ -7,6 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 
 SETTINGS_FILE = "settings.json"
 MADE_AGAIN = "delete it, and it is made again"
@@ -36,15 +38,58 @@ def begin(out: Path, settings: dict, may_change: Sequence[str] = ()) -> None:
     path = out / SETTINGS_FILE
     if path.is_file():
         begun, now = read_json(path, "give another folder"), json.loads(json.dumps(settings))
-        other = [name for name in now if name not in may_change and begun.get(name) != now[name]]
-        if other:
+        fixed = {name: value for name, value in now.items() if name not in may_change}
+        missing = [name for name in fixed if name not in begun]
+        if missing:
             raise ValueError(
-                f"{out} was begun with another {other[0]} ({json.dumps(begun.get(other[0]))}, now "
-                f"{json.dumps(now[other[0]])}): give the same settings, or another folder."
+                f"{path} does not say {missing[0]}, as that of another version or a damaged one: give another folder."
+            )
+        other = _first_difference({name: begun[name] for name in fixed}, fixed)
+        if other is not None:
+            name, before, after = other
+            raise ValueError(
+                f"{out} was begun with another {name} ({json.dumps(before)}, now {json.dumps(after)}): give the same settings, "
+                "or another folder."
             )
         return
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
+
+
+def _first_difference(begun: dict, now: dict) -> tuple[str, object, object] | None:
+    """Name of the first setting that differs, with its values; of settings in settings, "budgets steps"."""
+    for name, value in now.items():
+        before = begun.get(name)
+        if isinstance(before, dict) and isinstance(value, dict):
+            inner = _first_difference(before, value)
+            if inner is not None:
+                return f"{name} {inner[0]}", *inner[1:]
+        if before != value:
+            return name, before, value
+    return None
+
+
+def read_columns(path: Path, names: Sequence[str], count: int) -> tuple[dict, dict[str, np.ndarray]]:
+    """A file of one trained and tested network: all of it, and its part `columns`, float64 `[count]` each.
+
+    Raises:
+        ValueError: when it is damaged.
+    """
+    content = read_json(path)
+    try:
+        columns = {name: np.array(content["columns"][name], dtype=float) for name in names}
+        lengths = {len(values) for values in columns.values()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged (its columns: {error!r}); {MADE_AGAIN}.") from error
+    if lengths != {count}:
+        raise ValueError(f"{path} is damaged (columns of {', '.join(map(str, lengths))} cases, not {count}); {MADE_AGAIN}.")
+    return content, columns
+
+
+def check_seeds(name: str, seeds: Sequence[int]) -> None:
+    """Raise `ValueError` unless there is a seed, and each is a whole number from 0 to 2^63 - 1 that stands there once."""
+    if not len(seeds) or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= 2**63:
+        raise ValueError(f"{name} {list(seeds)} are not allowed: different numbers from 0 to 2^63 - 1 are needed.")
 
 
 def read_json(path: Path, remedy: str = MADE_AGAIN) -> dict:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..data.loading import case_names, load_pairs
 from ..data.splits import check_patients, split_by_patient
 from ..provenance import MOST_NAMED, refuse_contaminated
-from .cases import Cases, load_cases, of_each_class
+from .cases import UNKNOWN_PATIENT, Cases, load_cases, of_each_class
 
 
 HELD_OUT_SPLITS = ("validation", "test")
@@ -53,7 +53,10 @@ def load_real(
                 raise
     # An id that stands for a case without one says nothing about another split.
     check_patients(
-        {name: [patient if patient[0] != "/" else None for patient in cases.patient_ids] for name, cases in splits.items()}
+        {
+            name: [None if patient.startswith(UNKNOWN_PATIENT) else patient for patient in cases.patient_ids]
+            for name, cases in splits.items()
+        }
     )
     lesion = splits["train"].has_lesion
     if lesion.all() or not lesion.any():

@@ -26,6 +26,7 @@ from ..synthesis import weights_digest
 from .arms import CONTROLS, RATIOS, REAL_ONLY, Arm, build_arms, filter_name, ratio_name, stages_of, why_not
 from .cases import Cases
 from .downstream import (
+    COLUMNS,
     DIAGNOSIS,
     LEARNING_RATES,
     SEGMENTATION,
@@ -53,7 +54,7 @@ from .filters import (
     thresholds_of,
 )
 from .networks import diagnosis_classifier, segmenter
-from .resumable import MADE_AGAIN, begin, read_json, refuse_foreign, write_json
+from .resumable import MADE_AGAIN, begin, check_seeds, read_columns, refuse_foreign, write_json
 from .rounds import Round, load_real, load_synthetic, make_rounds, make_site_rounds, refuse_leaks
 
 
@@ -177,14 +178,16 @@ def evaluate(
         raise ValueError(
             f"The filter {NETWORK!r} and the model that made the pairs (--model) go together: give both or neither."
         )
-    if len(set(seeds)) < len(seeds) or not seeds or min(seeds) < 0:
-        raise ValueError(f"seeds {list(seeds)} are not allowed: different numbers from 0 on are needed.")
+    check_seeds("seeds", seeds)
     all_arms = build_arms({*ratios, 1.0} if filters else ratios, filters)
     if arms is not None:
         _check_names("arm", arms, [name for name, arm in all_arms.items() if arm.filter == "none"])
     chosen_arms = [arm for arm in all_arms.values() if arms is None or arm.name in arms or arm.filter != "none"]
     if filters and ratio_name(1) not in [arm.name for arm in chosen_arms]:
         chosen_arms.append(all_arms[ratio_name(1)])  # what a filter is compared with
+    for arm in chosen_arms:
+        if steps < len(arm.pools):
+            raise ValueError(f"steps={steps} is not allowed: {arm.name} needs at least {len(arm.pools)}.")
     device = available_device(device)
     widths = {DIAGNOSIS: classifier_width, SEGMENTATION: segmenter_width}
     budgets = {task: Budget(steps, batch_size, LEARNING_RATES[task], validate_every, widths[task]) for task in TASKS}
@@ -372,10 +375,13 @@ def _run(job: _Job, seed: int, training: Training, progress) -> dict:
 
 
 def _read_run(path: Path, job: _Job) -> dict:
-    run = read_json(path)
+    run, columns = read_columns(path, COLUMNS[job.task], len(job.round.test))
     if run.get("names") != list(job.round.test.names):
         raise ValueError(f"{path} was measured on other cases; {MADE_AGAIN}.")
-    return run | {"columns": {name: np.array(values, dtype=float) for name, values in run["columns"].items()}}
+    missing = {"steps", "validation_score", "seconds", "num_real", "num_synthetic"} - set(run)
+    if missing:
+        raise ValueError(f"{path} is damaged (without {', '.join(sorted(missing))}); {MADE_AGAIN}.")
+    return run | {"columns": columns}
 
 
 class _Reference:

@@ -60,7 +60,7 @@ def compute_with_interval(
     Raises:
         ValueError: where there is not one patient id for each case, and as `patient_bootstrap`.
     """
-    ids = range(num_cases) if patient_ids is None else list(patient_ids)
+    ids = range(num_cases) if patient_ids is None else patient_ids
     if len(ids) != num_cases:
         raise ValueError(f"{len(ids)} patient_ids for {num_cases} cases: one for each case is needed.")
     estimate = patient_bootstrap(statistic, ids, num_resamples=num_resamples, seed=seed, rests_on=rests_on).to_dict()

@@ -2,6 +2,7 @@
 
 import datasets
 import evaluate
+import numpy as np
 
 from diffusers_macdm.evaluation.metrics import balanced_accuracy
 from diffusers_macdm.metrics import compute_with_interval
@@ -47,10 +48,10 @@ class BalancedAccuracy(evaluate.Metric):
             citation=_CITATION,
             inputs_description=_KWARGS_DESCRIPTION,
             features=datasets.Features(predictions=datasets.Value("float64"), references=datasets.Value("float64")),
-            format="numpy",
         )
 
     def _compute(self, predictions, references, patient_ids=None, num_resamples=2000, seed=0):
+        predictions, references = (np.asarray(values, dtype=float) for values in (predictions, references))
         return compute_with_interval(
             "balanced_accuracy",
             lambda cases: balanced_accuracy(predictions[cases], references[cases]),

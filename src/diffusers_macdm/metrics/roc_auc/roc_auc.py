@@ -50,10 +50,10 @@ class RocAuc(evaluate.Metric):
             citation=_CITATION,
             inputs_description=_KWARGS_DESCRIPTION,
             features=datasets.Features(predictions=datasets.Value("float64"), references=datasets.Value("float64")),
-            format="numpy",
         )
 
     def _compute(self, predictions, references, patient_ids=None, strata=None, num_resamples=2000, seed=0):
+        predictions, references = (np.asarray(values, dtype=float) for values in (predictions, references))
         of_case = np.zeros(len(references)) if strata is None else np.asarray(strata)
         if len(of_case) != len(references):
             raise ValueError(f"{len(of_case)} strata for {len(references)} cases: one for each case is needed.")
