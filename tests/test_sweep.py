@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -278,6 +279,18 @@ def test_what_is_refused_before_anything_is_written(folder, tmp_path):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             sweep(folder / "model", folder / "data", tmp_path / "out", grid, **{**SMALL, **options})
         assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_other_films_is_refused(folder, tmp_path):
+    """Its copies would be looked for among films that it has never seen."""
+    model = tmp_path / "model"
+    shutil.copytree(folder / "model", model)
+    record = {"data": {"image_sha256": {"a": "0" * 64}, "patients": []}, "earlier_trainings": []}
+    for name in ("training_config.json", "guidance_classifier_training_config.json"):
+        (model / name).write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="none of the 1 images that trained the model is in its train split"):
+        sweep(model, folder / "data", tmp_path / "out", {"strength": [0.5]}, **SMALL)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_without_a_guidance_classifier_cannot_be_guided(folder, tmp_path):

@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 from .audit.copies import CopyDetector, proportion
 from .audit.embedding import CopyEmbedding
 from .audit.images import to_audit_size
-from .audit.run import EMBEDDING_STEPS, build_detector, load_radiographs
+from .audit.run import EMBEDDING_STEPS, Radiographs, build_detector, load_radiographs, trained_on
 from .comparison.interface import TrainingBudget, masks_for
 from .comparison.macdm import MaCDM
 from .data.loading import radiograph_array
@@ -196,7 +196,7 @@ def sweep(
 
     Raises:
         FileNotFoundError, ValueError: when the model or the data cannot be read, settings do not go together, `out` was begun
-            with others, or held-out cases have trained the model.
+            with others, held-out cases have trained the model, or no training case has.
         FileExistsError: when `out` holds something else.
     """
     out = Path(out)
@@ -261,6 +261,8 @@ def sweep(
             measured = splits[split].names
             refuse_contaminated(real, split, model=model, allow_unrecorded=allow_unrecorded, measured=measured)
     held_out = Cases.concatenate([cases for split, cases in splits.items() if split != "train"])
+    films = _films_of(training, real)
+    notes += trained_on(films, real, model=model)[1]
     settings = {
         "model": str(model),
         "weights_sha256": weights_digest(pipe.unet),
@@ -289,8 +291,9 @@ def sweep(
     }
     begin(out, settings, may_change=("model", "real"))
     (out / "points").mkdir(exist_ok=True)
+    folder = out / "networks"
     measure = _Measure(
-        out / "networks", real, training, validation, held_out, budgets, extractor, embedding_steps, seed, device, progress
+        folder, real, films, training, validation, held_out, budgets, extractor, embedding_steps, seed, device, progress
     )
 
     points = []
@@ -412,6 +415,7 @@ class _Measure:
         self,
         folder: Path,
         real,
+        films: Radiographs,
         training: Cases,
         validation: Cases,
         held_out: Cases,
@@ -437,7 +441,9 @@ class _Measure:
             lambda: segmenter(training.size, **width),
             lambda: train_segmenter(stages, validation, budgets[SEGMENTATION], **common).network,
         ).to(device)
-        self.detector, self.notes = _detector(folder / "embedding", real, training, embedding_steps, seed, device, progress)
+        self.detector, self.notes = _detector(
+            folder / "embedding", real, films, training.size, embedding_steps, seed, device, progress
+        )
         self.extractor = classifier_features(self.classifier, device=device) if extractor is None else extractor
         self.real = Sample.of(held_out, self.extractor)
         self.real_agreement = class_agreement(self.classifier, held_out, self.seed)["value"]
@@ -498,11 +504,16 @@ def _kept(path: Path, build: Callable, train: Callable) -> torch.nn.Module:
     return network
 
 
-def _detector(folder: Path, real, cases: Cases, steps: int, seed: int, device, progress) -> tuple[CopyDetector, list[str]]:
-    """Of copies of the films of these training cases."""
-    training, validation = (load_radiographs(real, split, cases.size) for split in ("train", "validation"))
-    names = set(cases.names)
-    training = training.select([number for number, name in enumerate(training.names) if name in names])
+def _films_of(cases: Cases, real) -> Radiographs:
+    """The training films of these cases."""
+    films, names = load_radiographs(real, "train", cases.size), set(cases.names)
+    return films.select([number for number, name in enumerate(films.names) if name in names])
+
+
+def _detector(
+    folder: Path, real, training: Radiographs, size: int, steps: int, seed: int, device, progress
+) -> tuple[CopyDetector, list[str]]:
+    validation = load_radiographs(real, "validation", size)
     embedding = CopyEmbedding.from_pretrained(str(folder)).eval().requires_grad_(False) if folder.is_dir() else None
     detector, notes = build_detector(
         training,

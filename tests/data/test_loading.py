@@ -328,6 +328,13 @@ def test_folder_without_images(tmp_path):
         load_pairs(tmp_path)
 
 
+def test_empty_metadata(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "metadata.jsonl").touch()
+    with pytest.raises(ValueError, match="train/metadata.jsonl is empty: one line for each case is needed"):
+        load_pairs(tmp_path)
+
+
 def test_missing_columns(tmp_path):
     root = write_set(tmp_path / "set", {"train": [0, 1]})
     metadata = root / "train/metadata.jsonl"

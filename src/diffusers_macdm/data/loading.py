@@ -228,6 +228,9 @@ def load_pairs(
         else:
             splits = datasets.load_dataset(str(data), config_name, cache_dir=cache_dir)
     except Exception as error:  # of many classes; datasets wraps the one that says what is wrong
+        empty = [path for path in sorted(Path(data).glob("*/metadata.jsonl")) if not path.stat().st_size] if is_folder else []
+        if empty:
+            raise ValueError(f"{empty[0]} is empty: one line for each case is needed.") from error
         cause = error.__cause__ or error
         reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
         hint = " (`macdm check` lists every fault)" if is_folder else ""
