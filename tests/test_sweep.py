@@ -14,7 +14,7 @@ from tiny_models import tiny_pipeline
 
 from diffusers_macdm.data.phantom import write_phantom
 from diffusers_macdm.evaluation.cases import load_cases
-from diffusers_macdm.sweep import finding, grid_points, parse_grid, run_name, runs_of, sample_pairs, sweep
+from diffusers_macdm.sweep import UNBOUNDED, finding, grid_points, parse_grid, run_name, runs_of, sample_pairs, sweep
 
 
 DEFAULTS = {
@@ -198,6 +198,8 @@ def test_weights_are_trained_anew_for_each_seed(folder):
         kid = point["measures"][0]
         assert kid["value"] == pytest.approx(values.mean())
         np.testing.assert_allclose(kid["interval"], [values.mean() - half, values.mean() + half])
+        shares = [entry["interval"] for entry in point["measures"] if entry["name"] not in UNBOUNDED and entry["interval"]]
+        assert len(shares) > 3 and all(0 <= low <= high <= 1 for low, high in shares)
     assert result["findings"]["w2"]["verdict"] in ("confirmed", "refuted", "not decided")
     assert any("fewer than 3 carry no claim" in note for note in result["notes"])
 

@@ -68,6 +68,7 @@ PARAMETERS = (*SAMPLING, *RETRAINING)
 HURTS_ABOVE = 0.8  # MaC-DM sec. 3: "when the weights are above 0.8 the image quality falls"
 RESULT_FILE, TABLE_FILE = "sweep.json", "sweep.csv"
 LEVEL = 0.95
+UNBOUNDED = ("kid", "median_copy_closeness")  # all other measures lie in [0, 1]
 HALVES, SHUFFLED, REAL = "two halves of the real cases", "shuffled pairs", "real cases"
 
 
@@ -537,7 +538,7 @@ def _over_runs(runs: Sequence[list[dict]]) -> list[dict]:
 
     The interval of a mean is `+- sqrt(h^2 + (t s / sqrt(n))^2)`: `h^2` is the mean square of half the intervals of the single
     trainings (patients and pairs), `s` the standard deviation over the n trainings. Both hold the chance of the pairs, so it is
-    rather too wide.
+    rather too wide. What is a share is clipped to [0, 1].
     """
     from scipy.stats import t
 
@@ -552,6 +553,8 @@ def _over_runs(runs: Sequence[list[dict]]) -> list[dict]:
                 over_runs = t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
                 half = float(np.sqrt((np.diff(ends) ** 2 / 4).mean() + over_runs**2))
                 interval = [value - half, value + half]
+                if entries[0]["name"] not in UNBOUNDED:
+                    interval = [max(interval[0], 0.0), min(interval[1], 1.0)]
         measures.append({"name": entries[0]["name"], "value": value, "interval": interval})
     return measures
 
