@@ -29,7 +29,7 @@ WATCHED = {**QUICK, "max_train_steps": 6, "audit_steps": 2, "checkpointing_steps
 def recorded(step, rate, *losses):
     """An audit as it stands in the log."""
     losses = {f"q{q}": loss for q, loss in enumerate(losses)}
-    rate = {"value": rate, "interval": [0.0, 1.0], "copies": 0, "total": 2}
+    rate = {"value": rate, "interval": [0.0, 1.0], "copies": 0, "total": 2, "nominal_rate": 0.05}
     return {"step": step, "copy_rate": rate, "train_loss": losses, "validation_loss": losses, "gap": losses}
 
 
@@ -98,6 +98,7 @@ def test_the_copy_rate_counts_copies_of_the_cases_trained_on(audited):
     assert rate["total"] == 2 and rate["value"] == rate["copies"] / 2 and rate["interval"][0] <= rate["value"]
     tracked = copy_watch.tracked(result)
     assert tracked["audit/copy_rate"] == rate["value"] and tracked["audit/gap/q3"] == result["gap"]["q3"]
+    assert rate["nominal_rate"] == 1 / (len(audit.detector.null) + 1) > 0.05  # fewer than 19 validation images
     assert len(tracked) == 15 and f"{rate['copies']} of 2 samples" in copy_watch.sentence(result)
 
 
