@@ -162,8 +162,8 @@ class CopyAudit:
 
         Returns:
             `step`, `copy_rate` (`value`, 95 % Wilson `interval`, `copies`, `total`, and the `nominal_rate` of a model that
-            copies nobody), and `train_loss`, `validation_loss` and `gap` with `q0` (nearly clean) to `q3` (nearly noise) each. The
-            losses are those of the noise (DDPM eq. 14), whatever the network predicts.
+            copies nobody), and `train_loss`, `validation_loss` and `gap` with `q0` (nearly clean) to `q3` (nearly noise) each.
+            The losses are those of the noise (DDPM eq. 14), whatever the network predicts.
 
         Raises:
             ValueError: when a loss is not finite.
