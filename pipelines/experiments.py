@@ -1,7 +1,7 @@
 """Every measurement of the package on the embedded phantom (`make experiments`): does it help, against whom, and why.
 
 Phantom -> both trainings -> synthetic pairs -> `macdm evaluate`, `macdm compare`, `macdm sweep`, each with its page. The sizes
-below are meant for half an hour on 2 CPU cores; they show that all of it runs, and are far too small for a claim about
+below take less than half an hour on 2 CPU cores; they show that all of it runs, and are far too small for a claim about
 anything. Interrupted, it continues where it stopped.
 """
 
