@@ -17,10 +17,10 @@ from run_report import report
 from stages import Stages, launch
 
 from diffusers_macdm.audit.run import AUDIT_FILE, audit
-from diffusers_macdm.cards import model_card, model_card_files
 from diffusers_macdm.data.check import check_dataset
-from diffusers_macdm.data.phantom import write_phantom
-from diffusers_macdm.synthesis import generate
+from diffusers_macdm.generate.run import generate
+from diffusers_macdm.hub.card import model_card, model_card_files
+from diffusers_macdm.phantom.write import write_phantom
 
 
 GUIDANCE_SCALE = 1.0

@@ -20,9 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffusers_macdm.contact_sheet import contact_sheet
-from diffusers_macdm.data.loading import radiograph_array
-from diffusers_macdm.evaluation.cases import Cases, load_cases
+from diffusers_macdm.data.cases import Cases, load_cases
 from diffusers_macdm.evaluation.downstream import (
     DIAGNOSIS,
     LEARNING_RATES,
@@ -34,12 +32,14 @@ from diffusers_macdm.evaluation.downstream import (
     train_segmenter,
 )
 from diffusers_macdm.evaluation.filters import MaskSampler
-from diffusers_macdm.evaluation.fit import mask_fit
-from diffusers_macdm.joint_sample import join
-from diffusers_macdm.pretrained import load_pipeline
-from diffusers_macdm.provenance import refuse_contaminated
-from diffusers_macdm.sweep import class_agreement, sample_pairs
-from diffusers_macdm.synthesis import make_pairs, pair_seed
+from diffusers_macdm.evaluation.mask_fit import mask_fit
+from diffusers_macdm.generate.run import make_pairs, pair_seed
+from diffusers_macdm.hub.loading import load_pipeline
+from diffusers_macdm.macdm.image_processor import radiograph_array
+from diffusers_macdm.macdm.joint_sample import join
+from diffusers_macdm.provenance.guard import refuse_contaminated
+from diffusers_macdm.report.contact_sheet import contact_sheet
+from diffusers_macdm.sweep.run import class_agreement, sample_pairs
 
 
 NUM_SHOWN = 4  # cases of each label in the picture, the first ones

@@ -17,10 +17,11 @@ import matplotlib
 import numpy as np
 import torch
 
-from diffusers_macdm.contact_sheet import save, side_by_side_sheet
-from diffusers_macdm.data.loading import PairDataset, load_pairs
-from diffusers_macdm.joint_sample import CHANNELS, NORMAL_LABEL, split
-from diffusers_macdm.page import percent, png_source, render
+from diffusers_macdm.data.dataset import PairDataset
+from diffusers_macdm.data.loading import load_pairs
+from diffusers_macdm.macdm.joint_sample import CHANNELS, NORMAL_LABEL, split
+from diffusers_macdm.report.contact_sheet import save, side_by_side_sheet
+from diffusers_macdm.report.page import percent, png_source, render
 
 
 matplotlib.use("Agg")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffusers_macdm.single_file import self_contained_files
+from diffusers_macdm.hub.single_file import self_contained_files
 
 
 FOLDER = Path(__file__).parent / "macdm"

@@ -18,9 +18,9 @@ import torch
 
 import training_utils
 from diffusers_macdm import GuidanceClassifier, MaCDMUNet2DModel
-from diffusers_macdm.batch_losses import ClassificationLoss
-from diffusers_macdm.forward_process import TASKS, ForwardProcess, draw_timesteps
-from diffusers_macdm.joint_sample import CHANNELS
+from diffusers_macdm.macdm.forward_process import TASKS, ForwardProcess, draw_timesteps
+from diffusers_macdm.macdm.joint_sample import CHANNELS
+from diffusers_macdm.macdm.training_losses import ClassificationLoss
 from training_utils import by_quartile, logger, replace_folder, write_json
 
 

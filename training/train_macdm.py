@@ -23,12 +23,12 @@ from diffusers import UNet2DModel
 import copy_watch
 import training_utils
 from diffusers_macdm import GuidanceClassifier, MaCDMPipeline, MaCDMUNet2DModel
-from diffusers_macdm.batch_losses import DenoisingLoss
-from diffusers_macdm.contact_sheet import contact_sheet
-from diffusers_macdm.conversion import load_guided_diffusion, without_class_labels
-from diffusers_macdm.forward_process import PREDICTION_TYPES, TASKS, ForwardProcess, draw_timesteps
-from diffusers_macdm.joint_sample import CHANNELS
-from diffusers_macdm.losses import HybridLoss
+from diffusers_macdm.conversion.guided_diffusion import load_guided_diffusion, without_class_labels
+from diffusers_macdm.macdm.forward_process import PREDICTION_TYPES, TASKS, ForwardProcess, draw_timesteps
+from diffusers_macdm.macdm.joint_sample import CHANNELS
+from diffusers_macdm.macdm.loss import HybridLoss
+from diffusers_macdm.macdm.training_losses import DenoisingLoss
+from diffusers_macdm.report.contact_sheet import contact_sheet
 from training_utils import by_quartile, logger, replace_folder
 
 

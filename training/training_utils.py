@@ -32,10 +32,13 @@ from diffusers.training_utils import EMAModel
 from tqdm.auto import tqdm
 
 import diffusers_macdm
-from diffusers_macdm import hub, provenance
 from diffusers_macdm.data.augmentation import AUGMENTATION_DIM, PairAugmentation
-from diffusers_macdm.data.loading import BALANCES, PairDataset, StepBatchSampler, load_pairs
-from diffusers_macdm.joint_sample import CHANNELS, MASK_WEIGHTINGS
+from diffusers_macdm.data.dataset import PairDataset
+from diffusers_macdm.data.loading import load_pairs
+from diffusers_macdm.data.sampler import BALANCES, StepBatchSampler
+from diffusers_macdm.hub import publish as hub
+from diffusers_macdm.macdm.joint_sample import CHANNELS, MASK_WEIGHTINGS
+from diffusers_macdm.provenance import guard as provenance
 
 
 logger = logging.getLogger("macdm.training")

@@ -1,6 +1,6 @@
 import sys
 
-from .cli import main
+from .commands.main import main
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from diffusers_macdm.comparison.folds import labels_for, make_parts
-from diffusers_macdm.evaluation.cases import Cases
+from diffusers_macdm.data.cases import Cases
 
 
 def cases(count, first, seed=0):

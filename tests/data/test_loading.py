@@ -7,18 +7,10 @@ from PIL import Image
 from scipy import ndimage
 
 from diffusers_macdm.data.augmentation import AUGMENTATION_DIM, PairAugmentation
-from diffusers_macdm.data.loading import (
-    PairDataset,
-    StepBatchSampler,
-    case_names,
-    joint_sample_of,
-    load_pairs,
-    mask_array,
-    radiograph_array,
-    resize_case,
-    resize_mask,
-    resize_radiograph,
-)
+from diffusers_macdm.data.dataset import PairDataset, joint_sample_of
+from diffusers_macdm.data.loading import case_names, load_pairs
+from diffusers_macdm.data.sampler import StepBatchSampler
+from diffusers_macdm.macdm.image_processor import mask_array, radiograph_array, resize_case, resize_mask, resize_radiograph
 
 
 def gray16(values):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from diffusers_macdm.data.cases import Cases
 from diffusers_macdm.evaluation.arms import CONTROLS, build_arms, draw_pairs, stages_of, why_not
-from diffusers_macdm.evaluation.cases import Cases
 
 
 def cases(labels, value):

@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from diffusers_macdm.data.augmentation import PairAugmentation
-from diffusers_macdm.evaluation.cases import Cases
+from diffusers_macdm.data.cases import Cases
 from diffusers_macdm.evaluation.downstream import (
     Budget,
     Stage,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_models import tiny_pipeline
 
-from diffusers_macdm.evaluation.cases import Cases
+from diffusers_macdm.data.cases import Cases
 from diffusers_macdm.evaluation.downstream import predict_masks
 from diffusers_macdm.evaluation.filters import MaskSampler, agrees_with_label, dice_of_masks, reaches, thresholds_of
 

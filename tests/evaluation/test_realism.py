@@ -8,7 +8,7 @@ import torch
 from scipy.stats import norm
 from torchmetrics.image.kid import poly_mmd
 
-from diffusers_macdm.evaluation.cases import Cases
+from diffusers_macdm.data.cases import Cases
 from diffusers_macdm.evaluation.features import FeatureExtractor
 from diffusers_macdm.evaluation.realism import Sample, _halves, covered, kid, quality, realism, telling_apart
 

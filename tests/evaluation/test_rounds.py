@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusers_macdm.data.phantom import write_phantom
-from diffusers_macdm.evaluation.cases import Cases, load_cases
+from diffusers_macdm.data.cases import Cases, load_cases
 from diffusers_macdm.evaluation.rounds import (
     leave_out_duplicates,
     load_real,
@@ -18,6 +17,7 @@ from diffusers_macdm.evaluation.rounds import (
     make_site_rounds,
     refuse_leaks,
 )
+from diffusers_macdm.phantom.write import write_phantom
 
 
 def cases(prefix, count, sites=("x", "y")):

@@ -8,9 +8,9 @@ import sys
 import pytest
 from tiny_models import tiny_pipeline
 
-from diffusers_macdm.data.phantom import write_phantom
 from diffusers_macdm.evaluation import run
 from diffusers_macdm.evaluation.run import evaluate
+from diffusers_macdm.phantom.write import write_phantom
 
 
 TINY = {

@@ -8,7 +8,7 @@ import torch
 from tiny_models import TINY_CLASSIFIER, randomised, tiny_classifier
 
 from diffusers_macdm import GuidanceClassifier
-from diffusers_macdm.guidance import classifier_gradient
+from diffusers_macdm.macdm.guidance import classifier_gradient
 
 
 UNUSUAL = {

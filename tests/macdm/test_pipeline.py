@@ -28,7 +28,7 @@ from PIL import Image
 from tiny_models import tiny_classifier, tiny_pipeline, tiny_scheduler, tiny_unet
 
 from diffusers_macdm import MaCDMPipeline, MaCDMPipelineOutput
-from diffusers_macdm.forward_process import noise_of, prediction_of
+from diffusers_macdm.macdm.forward_process import noise_of, prediction_of
 
 
 SCHEDULERS = {

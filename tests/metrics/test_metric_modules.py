@@ -14,9 +14,9 @@ import torch
 from huggingface_hub import RepoCard
 from sklearn.metrics import roc_auc_score
 
-from diffusers_macdm.evaluation import metrics as functions
-from diffusers_macdm.evaluation.intervals import patient_bootstrap
 from diffusers_macdm.metrics import METRICS, load_metric, metric_folder
+from diffusers_macdm.statistics import measures as functions
+from diffusers_macdm.statistics.bootstrap import patient_bootstrap
 
 
 MASKS = ("dice", "hausdorff95")

@@ -14,8 +14,8 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from diffusers_macdm import MaCDMPipeline
-from diffusers_macdm.cards import check_card
 from diffusers_macdm.data.check import check_dataset
+from diffusers_macdm.hub.card import check_card
 
 
 ROOT = Path(__file__).resolve().parents[2]

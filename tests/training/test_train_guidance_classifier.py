@@ -11,7 +11,7 @@ from launching import assert_same_checkpoint, assert_same_weights, read_log, res
 import train_guidance_classifier
 import training_utils
 from diffusers_macdm import GuidanceClassifier, MaCDMPipeline
-from diffusers_macdm.forward_process import ForwardProcess
+from diffusers_macdm.macdm.forward_process import ForwardProcess
 
 
 def test_killed_and_resumed_gives_the_weights_of_an_uninterrupted_run(classifier_run, resumed_classifier_run):

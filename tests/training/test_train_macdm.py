@@ -26,9 +26,9 @@ import diffusers_macdm.macdm.unet
 import train_macdm
 import training_utils
 from diffusers_macdm import GuidanceClassifier, MaCDMPipeline, MaCDMUNet2DModel
-from diffusers_macdm.forward_process import ForwardProcess
-from diffusers_macdm.joint_sample import ANATOMY_MASK, CHANNELS, LESION_MASK, RADIOGRAPH
-from diffusers_macdm.provenance import TrainedOn, contaminated_cases
+from diffusers_macdm.macdm.forward_process import ForwardProcess
+from diffusers_macdm.macdm.joint_sample import ANATOMY_MASK, CHANNELS, LESION_MASK, RADIOGRAPH
+from diffusers_macdm.provenance.guard import TrainedOn, contaminated_cases
 
 
 def sample(folder, **arguments):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..data.loading import resize_radiograph
+from ..macdm.image_processor import resize_radiograph
 
 
 # All distances are measured at this size. A copy keeps its anatomy here; what is finer is mostly grain and noise, which tell

@@ -12,8 +12,8 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import torch
 
-from ..forward_process import ForwardProcess, noise_of
-from ..joint_sample import to_signal
+from ..macdm.forward_process import ForwardProcess, noise_of
+from ..macdm.joint_sample import to_signal
 
 
 NOISE_LEVELS = (0.2, 0.35, 0.5)  # t / T

@@ -18,10 +18,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..data.loading import PairDataset, case_names, load_pairs, radiograph_array, radiograph_digest
+from ..data.dataset import PairDataset
+from ..data.loading import case_names, load_pairs, radiograph_digest
 from ..devices import available_device
-from ..pretrained import load_pipeline, own_version
-from ..provenance import digests_of_training
+from ..hub.loading import load_pipeline, own_version
+from ..macdm.image_processor import radiograph_array
+from ..provenance.guard import digests_of_training
 from .copies import NOMINAL_RATE, CopyDetector, copies_too_often, false_alarm_interval, proportion
 from .embedding import CopyEmbedding, train_embedding
 from .images import SIZE, plant_copies, to_audit_size
@@ -311,7 +313,7 @@ def audit(
     }
     result["verdict"] = verdict(result)
 
-    from .report import write_page, write_pictures
+    from .page import write_page, write_pictures
 
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)

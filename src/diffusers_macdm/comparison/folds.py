@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..data.cases import Cases, of_each_class
+from ..data.layout import HELD_OUT_SPLITS
 from ..evaluation.arms import draw_pairs
-from ..evaluation.cases import Cases, of_each_class
-from ..evaluation.rounds import HELD_OUT_SPLITS, folds_by_patient
+from ..evaluation.rounds import folds_by_patient
 
 
 @dataclass(frozen=True)

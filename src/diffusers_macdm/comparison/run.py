@@ -28,10 +28,9 @@ from ..audit.embedding import train_embedding
 from ..audit.images import to_audit_size
 from ..audit.neighbours import Gallery
 from ..audit.run import EMBEDDING_STEPS
-from ..contact_sheet import contact_sheet, save
+from ..data.cases import Cases
 from ..devices import available_device
 from ..evaluation.arms import CONTROLS, Arm, build_arms, stages_of
-from ..evaluation.cases import Cases
 from ..evaluation.downstream import (
     COLUMNS,
     DIAGNOSIS,
@@ -44,15 +43,16 @@ from ..evaluation.downstream import (
     measure_segmentation,
 )
 from ..evaluation.features import FeatureExtractor, classifier_features, load_feature_extractor
-from ..evaluation.resumable import begin, check_seeds, read_columns, read_json, refuse_foreign, write_json
 from ..evaluation.rounds import load_real
 from ..evaluation.run import Training
-from ..pretrained import own_version
-from .denoising import NUM_TRAIN_TIMESTEPS
+from ..files import begin, check_seeds, read_columns, read_json, refuse_foreign, write_json
+from ..hub.loading import own_version
+from ..report.contact_sheet import contact_sheet, save
+from .diffusion import NUM_TRAIN_TIMESTEPS
 from .folds import Part, labels_for, make_parts
-from .interface import TrainingBudget
+from .model import TrainingBudget
 from .models import MODELS
-from .report import write_comparison_page
+from .page import write_comparison_page
 from .summary import Done, summarise
 
 
@@ -266,7 +266,7 @@ class _Judge:
 
     def measure(self, made: Cases) -> dict:
         """`realism` and `fit` (see `evaluation`; fit is None without masks), `copies` a `proportion` and the `nominal_rate`."""
-        from ..evaluation.fit import mask_fit
+        from ..evaluation.mask_fit import mask_fit
         from ..evaluation.realism import realism
 
         held_out, device = self._part.held_out, self._training.device

@@ -26,10 +26,10 @@ from ..evaluation.endpoints import (
     TestSet,
     conclude,
 )
-from ..page import plain
+from ..report.page import plain
 from .folds import Part
-from .macdm import MaCDM
 from .models import MODELS
+from .models.macdm import MaCDM
 
 
 @dataclass(frozen=True)

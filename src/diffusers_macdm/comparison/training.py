@@ -14,9 +14,9 @@ from diffusers.training_utils import EMAModel
 from tqdm.auto import tqdm
 
 from ..data.augmentation import AUGMENTATION_DIM, PairAugmentation
-from ..data.loading import StepBatchSampler
-from ..evaluation.cases import Cases
-from .interface import TrainingBudget
+from ..data.cases import Cases
+from ..data.sampler import StepBatchSampler
+from .model import TrainingBudget
 
 
 MAX_GRAD_NORM = 1.0

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from ..joint_sample import LESION_MASK, MASK_CHANNELS, RADIOGRAPH
+from ..macdm.joint_sample import LESION_MASK, MASK_CHANNELS, RADIOGRAPH
 
 
 AUGMENTATION_PARAMETERS = (

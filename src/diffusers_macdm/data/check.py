@@ -16,21 +16,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..joint_sample import NORMAL_LABEL
-from .loading import (
-    IMAGE_COLUMNS,
-    OPTIONAL_COLUMNS,
-    PROVENANCE_COLUMNS,
-    REQUIRED_COLUMNS,
-    mask_array,
-    radiograph_array,
-    radiograph_digest,
-)
+from ..macdm.image_processor import mask_array, radiograph_array
+from ..macdm.joint_sample import NORMAL_LABEL
+from .layout import IMAGE_COLUMNS, METADATA, OPTIONAL_COLUMNS, PROVENANCE_COLUMNS, REQUIRED_COLUMNS, SPLITS
+from .loading import radiograph_digest
 from .splits import shared_patients
 
-
-SPLITS = ("train", "validation", "test")
-METADATA = "metadata.jsonl"
 
 # What stands in metadata.jsonl: `datasets` makes the column `image` out of `image_file_name`, and so on.
 FILE_NAME_COLUMNS = {column: f"{column}_file_name" for column in IMAGE_COLUMNS}

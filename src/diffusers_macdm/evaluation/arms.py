@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .cases import Cases
+from ..data.cases import Cases
 from .downstream import Stage
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from ..data.augmentation import PairAugmentation
-from .cases import Cases
-from .metrics import dice_per_case, hausdorff95_per_case, mean_of_defined, roc_auc
+from ..data.cases import Cases
+from ..statistics.measures import dice_per_case, hausdorff95_per_case, mean_of_defined, roc_auc
 from .networks import diagnosis_classifier, segmenter
 
 

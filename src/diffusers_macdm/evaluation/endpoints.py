@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import metrics
+from ..data.cases import Cases
+from ..statistics import measures as metrics
+from ..statistics.bootstrap import Estimate, difference_of_arms, value_of_arm
 from .arms import CONTROLS
-from .cases import Cases
 from .downstream import DIAGNOSIS, SEGMENTATION
-from .intervals import Estimate, difference_of_arms, value_of_arm
 
 
 BETTER, WORSE, NO_EVIDENCE = "better", "worse", "no evidence"

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..hub_errors import hub_reason
+from ..hub.errors import hub_reason
 
 
 DEFAULT_NAME = "diagnosis classifier (ResNet-34) trained on the real training cases"

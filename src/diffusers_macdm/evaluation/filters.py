@@ -13,9 +13,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .cases import Cases
+from ..data.cases import Cases
+from ..statistics.measures import dice_per_case
 from .downstream import predict_masks, predict_probabilities
-from .metrics import dice_per_case
 
 
 if TYPE_CHECKING:

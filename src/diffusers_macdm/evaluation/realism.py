@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..data.cases import Cases
 from ..data.splits import split_by_patient
-from .cases import Cases
+from ..statistics.bootstrap import patient_bootstrap
+from ..statistics.measures import roc_auc
 from .features import FeatureExtractor
-from .intervals import patient_bootstrap
-from .metrics import roc_auc
 
 
 NEIGHBOURS = 3  # k of precision and recall (Kynkäänniemi et al., arXiv 1904.06991, sec. 3)

@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..data.cases import UNKNOWN_PATIENT, Cases, load_cases, of_each_class
+from ..data.layout import HELD_OUT_SPLITS
 from ..data.loading import case_names, load_pairs
 from ..data.splits import check_patients, split_by_patient
-from ..provenance import MOST_NAMED, refuse_contaminated
-from .cases import UNKNOWN_PATIENT, Cases, load_cases, of_each_class
-
-
-HELD_OUT_SPLITS = ("validation", "test")
+from ..provenance.guard import MOST_NAMED, refuse_contaminated
 
 
 @dataclass(frozen=True)

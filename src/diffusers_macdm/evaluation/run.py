@@ -20,11 +20,12 @@ import numpy as np
 import torch
 
 from ..data.augmentation import PairAugmentation
+from ..data.cases import Cases
 from ..devices import available_device
-from ..pretrained import load_pipeline, own_version
-from ..synthesis import weights_digest
+from ..files import MADE_AGAIN, begin, check_seeds, read_columns, refuse_foreign, write_json
+from ..generate.run import weights_digest
+from ..hub.loading import load_pipeline, own_version
 from .arms import CONTROLS, RATIOS, REAL_ONLY, Arm, build_arms, filter_name, ratio_name, stages_of, why_not
-from .cases import Cases
 from .downstream import (
     COLUMNS,
     DIAGNOSIS,
@@ -54,7 +55,6 @@ from .filters import (
     thresholds_of,
 )
 from .networks import diagnosis_classifier, segmenter
-from .resumable import MADE_AGAIN, begin, check_seeds, read_columns, refuse_foreign, write_json
 from .rounds import Round, load_real, load_synthetic, make_rounds, make_site_rounds, refuse_leaks
 
 
@@ -555,7 +555,7 @@ def _compare_filters(kept: dict, measurements: Measurements, tasks) -> dict:
 def _realism_and_fit(
     reference: _Reference, held_out: Cases, made: Cases, extractor: FeatureExtractor | None, seed: int, device
 ) -> dict:
-    from .fit import mask_fit
+    from .mask_fit import mask_fit
     from .realism import realism
 
     if extractor is None:
@@ -605,7 +605,7 @@ def _check_names(what: str, given: Sequence[str], allowed: Sequence[str]) -> Non
 
 def _finish(out: Path, result: dict, splits: dict[str, Cases], made: Cases) -> dict:
     """The page, and last the file whose presence says that the evaluation is finished."""
-    from .report import write_page
+    from .page import write_page
 
     write_page(out, result, splits["train"], made)
     write_json(out / EVALUATION_FILE, result)

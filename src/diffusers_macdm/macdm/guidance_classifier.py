@@ -9,7 +9,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, get_down_block
 
-from ..joint_sample import check_channel_weights, weigh
+from .joint_sample import check_channel_weights, weigh
 
 
 class GuidanceClassifier(ModelMixin, ConfigMixin):

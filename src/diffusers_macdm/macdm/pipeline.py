@@ -19,16 +19,17 @@ from diffusers.configuration_utils import FrozenDict
 from diffusers.utils import BaseOutput, logging
 from diffusers.utils.torch_utils import randn_tensor
 
-from ..forward_process import PREDICTION_TYPES, ForwardProcess, noise_of, prediction_of
-from ..guidance import (
+from .forward_process import PREDICTION_TYPES, ForwardProcess, noise_of, prediction_of
+from .guidance import (
     autoguided_noise,
     classifier_free_guided_noise,
     classifier_gradient,
     classifier_guided_noise,
     in_guidance_interval,
 )
-from ..image_processor import OUTPUT_TYPES, masks_from, radiographs_from, to_output
-from ..joint_sample import (
+from .guidance_classifier import GuidanceClassifier
+from .image_processor import OUTPUT_TYPES, masks_from, radiographs_from, to_output
+from .joint_sample import (
     ANATOMY_MASK,
     CHANNELS,
     LESION_MASK,
@@ -39,8 +40,7 @@ from ..joint_sample import (
     split,
     to_signal,
 )
-from ..refinement import refine_mask, refine_masks
-from .guidance_classifier import GuidanceClassifier
+from .refinement import refine_mask, refine_masks
 from .unet import MaCDMUNet2DModel
 
 

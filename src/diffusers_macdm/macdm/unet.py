@@ -14,7 +14,7 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from diffusers.utils import logging
 
-from ..joint_sample import check_channel_weights, weigh
+from .joint_sample import check_channel_weights, weigh
 
 
 logger = logging.get_logger("diffusers.macdm.unet")

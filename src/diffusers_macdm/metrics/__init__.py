@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..evaluation.intervals import Statistic, patient_bootstrap
+from ..statistics.bootstrap import Statistic, patient_bootstrap
 
 
 METRICS = ("balanced_accuracy", "dice", "hausdorff95", "roc_auc", "sensitivity", "specificity")

@@ -4,8 +4,8 @@ import datasets
 import evaluate
 import numpy as np
 
-from diffusers_macdm.evaluation.metrics import dice_per_case, mean_of_defined
-from diffusers_macdm.metrics import compute_with_interval
+from ...statistics.measures import dice_per_case, mean_of_defined
+from .. import compute_with_interval
 
 
 _DESCRIPTION = """

@@ -4,8 +4,8 @@ import datasets
 import evaluate
 import numpy as np
 
-from diffusers_macdm.evaluation.metrics import roc_auc
-from diffusers_macdm.metrics import compute_with_interval
+from ...statistics.measures import roc_auc
+from .. import compute_with_interval
 
 
 _DESCRIPTION = """

@@ -4,8 +4,8 @@ import datasets
 import evaluate
 import numpy as np
 
-from diffusers_macdm.evaluation.metrics import specificity
-from diffusers_macdm.metrics import compute_with_interval
+from ...statistics.measures import specificity
+from .. import compute_with_interval
 
 
 _DESCRIPTION = """

@@ -1,0 +1,84 @@
+"""The order in which training visits the cases: balanced by class, a function of (seed, step, rank) alone."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+
+BALANCES = ("class", "none")
+
+
+class StepBatchSampler(torch.utils.data.Sampler):
+    """Batches of `(index, augmentation_seed)` for the steps `start_step`, ..., `num_steps - 1`.
+
+    What is drawn at a step is a function of `(seed, step, rank)` alone. A resumed training therefore sees exactly what
+    an uninterrupted one sees, without any state to save: pass the step at which it goes on as `start_step`.
+
+    All processes share one stream of positions, of which a step takes `batch_size * num_processes` and each process
+    its own stretch. Position `p` belongs to class `p mod K` (of `K` classes), so the classes of a batch differ by one
+    case at most and the remainder rotates; within a class, cases come in shuffled cycles, so all are visited equally
+    often.
+    `balance="none"` treats the set as a single class: shuffled epochs.
+
+    Args:
+        labels: class label of each case (unlabeled ones, under the null label, are a class as well).
+        batch_size: cases per process and step.
+        num_steps: step at which the stream ends; one step is one batch of one process (a micro-batch, not an update,
+            under gradient accumulation).
+        seed: of the shuffles and of the augmentation seeds.
+        start_step: first step.
+        rank, num_processes: this process and how many there are. Do not let `accelerate` shard the sampler again.
+        balance: `"class"` or `"none"`.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[int],
+        batch_size: int,
+        num_steps: int,
+        seed: int = 0,
+        start_step: int = 0,
+        rank: int = 0,
+        num_processes: int = 1,
+        balance: str = "class",
+    ):
+        if balance not in BALANCES:
+            raise ValueError(f"balance={balance!r} is not known; allowed are {', '.join(BALANCES)}.")
+        if not len(labels):
+            raise ValueError("There is no case to draw from.")
+        if batch_size < 1 or not 0 <= rank < num_processes or seed < 0 or start_step < 0:
+            raise ValueError(
+                f"batch_size={batch_size}, seed={seed}, start_step={start_step}, rank={rank} of {num_processes} is "
+                "not possible: batch_size >= 1, seed >= 0, start_step >= 0 and 0 <= rank < num_processes are needed."
+            )
+        labels = np.asarray(labels)
+        classes = [labels == label for label in np.unique(labels)] if balance == "class" else [labels == labels]
+        self.members = [np.flatnonzero(members) for members in classes]
+        self.batch_size, self.num_steps, self.start_step = batch_size, num_steps, start_step
+        self.seed, self.rank, self.num_processes = seed, rank, num_processes
+        self._cycle = functools.lru_cache(maxsize=4 * len(self.members))(self._shuffled)
+
+    def __len__(self) -> int:
+        return max(0, self.num_steps - self.start_step)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step in range(self.start_step, self.num_steps):
+            yield self.batch(step)
+
+    def batch(self, step: int) -> list[tuple[int, int]]:
+        """The batch of this process at `step`."""
+        first = (step * self.num_processes + self.rank) * self.batch_size
+        return [self._draw(position) for position in range(first, first + self.batch_size)]
+
+    def _draw(self, position: int) -> tuple[int, int]:
+        visit, class_number = divmod(position, len(self.members))
+        cycle, place = divmod(visit, len(self.members[class_number]))
+        state = np.random.SeedSequence([self.seed, position]).generate_state(1, np.uint64)[0]
+        return int(self._cycle(class_number, cycle)[place]), int(state >> np.uint64(1))
+
+    def _shuffled(self, class_number: int, cycle: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, class_number, cycle]).permutation(self.members[class_number])

@@ -1,0 +1,1 @@
+"""Synthetic data sets from a trained model: `macdm generate`."""

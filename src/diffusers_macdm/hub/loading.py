@@ -1,0 +1,65 @@
+"""Trained models from a folder or from the Hub, for those who work with them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+from ..macdm import MaCDMPipeline
+from .errors import TRANSPORT_ERROR, hub_reason
+from .names import REPOSITORY, split_revision
+
+
+def load_pipeline(model: str | Path) -> MaCDMPipeline:
+    """Load a `MaCDMPipeline` from a folder or from the Hub, or say in one sentence why that cannot be done.
+
+    What the Hub refuses (a wrong token, a repository that one may no longer see) is not taken from the cache instead; where
+    the Hub cannot be reached, it is.
+
+    Args:
+        model: folder, `owner/name`, or `owner/name@revision` with a tag, a branch or a commit.
+
+    Raises:
+        FileNotFoundError: when there is no such folder, or it holds no pipeline.
+        ValueError: when it cannot be loaded.
+    """
+    is_folder = Path(model).is_dir()
+    if is_folder and not (Path(model) / "model_index.json").is_file():
+        raise FileNotFoundError(f"{model}: the folder has no model_index.json, so it is no saved MaCDMPipeline.")
+    repo_id, revision = split_revision(model)
+    if not is_folder and not re.fullmatch(REPOSITORY, repo_id):
+        raise FileNotFoundError(f"{model}: no such folder (and not the name of a Hub repository, which is owner/name).")
+    try:
+        if not is_folder:
+            _ask_the_hub(repo_id, revision)
+        pipe = MaCDMPipeline.from_pretrained(repo_id, revision=revision)
+    except Exception as error:  # of many classes, from diffusers, huggingface_hub and safetensors
+        reason = None if is_folder else hub_reason(error)
+        reason = reason or (str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
+        what = "as a MaCDMPipeline" if is_folder else "from the Hub (and there is no such folder)"
+        raise ValueError(f"{model}: cannot be loaded {what}: {reason}") from error
+    return pipe
+
+
+def _ask_the_hub(repo_id: str, revision: str | None) -> None:
+    try:
+        HfApi().model_info(repo_id, revision=revision)
+    except OfflineModeIsEnabled:
+        pass
+    except TRANSPORT_ERROR as error:
+        # An answer that is a refusal; all else means that there is no answer now.
+        if isinstance(error, HfHubHTTPError) and error.response is not None and error.response.status_code < 500:
+            raise
+
+
+def own_version() -> str:
+    """Of the installed package."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("diffusers-macdm")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "unknown"

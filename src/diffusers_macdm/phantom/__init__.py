@@ -1,0 +1,1 @@
+"""The embedded phantom: procedural distal tibias with and without metaphyseal lesions."""

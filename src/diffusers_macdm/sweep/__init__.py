@@ -1,0 +1,1 @@
+"""What guidance, strength, steps and mask weights do to the pairs: `macdm sweep`."""

@@ -1,0 +1,39 @@
+"""Numbers on the pages."""
+
+import pytest
+
+from diffusers_macdm.report.page import number, number_interval, plain, render
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (0.5, "0.500"),
+        (-0.25, "−0.250"),
+        (0.0, "0.000"),
+        (0.00042, "0.0004"),
+        (12.345, "12.3"),
+        (4321.6, "4,322"),
+        (1.18e8, "1.18e+08"),
+        (1_234_567, "1,234,567"),
+        (None, "not measured"),
+    ],
+)
+def test_number(value, text):
+    assert number(value) == text
+
+
+def test_difference_has_a_sign_and_an_interval_two_ends():
+    assert number(0.004, sign=True) == "+0.004"
+    assert number_interval([-0.1, 0.02], sign=True) == "−0.100 to +0.020"
+    assert number_interval(None) == "no interval"
+
+
+def test_names_in_words():
+    assert plain("real_plus_synthetic_0.5") == "real + synthetic 0.5"
+    assert [plain(name) for name in ("roc_auc", "macdm")] == ["ROC AUC", "MaC-DM"]
+
+
+def test_page_escapes_what_it_is_given_but_not_its_own_style():
+    page = render('{% extends "base.html" %}{% block body %}{{ text }}{% endblock %}', text="<script>")
+    assert "&lt;script&gt;" in page and '"Segoe UI"' in page
