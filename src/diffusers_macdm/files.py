@@ -1,17 +1,94 @@
-"""Output folders of long work: begun with some settings, continued with the same ones alone, finished by one last file."""
+"""Files that are whole or not there: every write of the package goes through here.
+
+A file or folder is written beside its place under a temporary name and then renamed, so a kill or a full disk leaves what was
+there before. Output folders of long work are begun with some settings, continued with the same ones alone, and finished by one
+last file.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 
 SETTINGS_FILE = "settings.json"
 MADE_AGAIN = "delete it, and it is made again"
+TEMPORARY_SUFFIX = ".tmp"
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; what is written there becomes `path` at the end, and goes when an error is raised."""
+    temporary = _temporary_name(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a new temporary folder beside `path`; at the end it takes the place of `path`, and goes when an error is raised."""
+    temporary = _temporary_name(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        replace_folder(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Rename the folder `source` to `target`; what stood there is moved aside first and deleted afterwards."""
+    aside = _temporary_name(target.with_name(f"{target.name}.old"))
+    shutil.rmtree(aside, ignore_errors=True)
+    if target.exists():
+        target.rename(aside)  # renamed, not deleted: a kill in the middle of deleting leaves a folder that looks whole
+    source.rename(target)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically."""
+    with new_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file atomically."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a JSON object a line, atomically."""
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def refuse_existing(path: Path | None) -> None:
+    """Raise `FileExistsError` for a file that is there, `FileNotFoundError` where its folder is not; None is allowed."""
+    if path is not None and path.exists():
+        raise FileExistsError(f"{path} exists already; nothing is overwritten.")
+    if path is not None and not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: no such folder to write {path.name} into.")
+
+
+def refuse_filled(path: Path) -> None:
+    """Raise `FileExistsError` unless `path` is free or an empty folder."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(f"{path} exists and is not an empty folder; nothing is overwritten.")
 
 
 def refuse_foreign(out: Path, finished_file: str, what: str) -> None:
@@ -107,8 +184,6 @@ def read_json(path: Path, remedy: str = MADE_AGAIN) -> dict:
     return content
 
 
-def write_json(path: Path, content: dict) -> None:
-    """Atomically; NaN is refused, which JSON does not know."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.rename(path)
+def write_json(path: Path, content: Mapping[str, Any], indent: int = 1) -> None:
+    """Write a JSON object atomically; NaN is refused, which JSON does not know."""
+    write_text(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
