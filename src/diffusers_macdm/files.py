@@ -25,7 +25,7 @@ TEMPORARY_SUFFIX = ".tmp"
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; what is written there becomes `path` at the end, and goes when an error is raised."""
+    """Yield a temporary path; what is written there becomes `path` at the end, and goes when an error is raised."""
     temporary = _temporary_name(path)
     try:
         yield temporary
