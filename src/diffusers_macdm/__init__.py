@@ -1,17 +1,27 @@
-"""MaC-DM (masked conditional diffusion, arXiv 2311.13688) as an extension of diffusers."""
+"""MaC-DM (masked conditional diffusion, arXiv 2311.13688) as an extension of diffusers.
 
-import diffusers
-import diffusers.pipelines
+Importing the package is cheap: the four classes are loaded when they are asked for, and neither torch nor diffusers before.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from . import macdm
-from .macdm import GuidanceClassifier, MaCDMPipeline, MaCDMPipelineOutput, MaCDMUNet2DModel
+from .registration import register_with_diffusers
 
+
+if TYPE_CHECKING:
+    from .macdm import GuidanceClassifier, MaCDMPipeline, MaCDMPipelineOutput, MaCDMUNet2DModel
 
 __version__ = "0.1.0"
-
-# diffusers finds the components of a saved pipeline in `diffusers.pipelines.<name>` and the pipeline class itself in
-# `diffusers`; with these two lines `from_pretrained` works from a folder and from the Hub without `trust_remote_code`.
-diffusers.pipelines.macdm = macdm
-diffusers.MaCDMPipeline = MaCDMPipeline
-
 __all__ = ["GuidanceClassifier", "MaCDMPipeline", "MaCDMPipelineOutput", "MaCDMUNet2DModel", "__version__"]
+
+
+def __getattr__(name: str):
+    if name in __all__:
+        return getattr(macdm, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+register_with_diffusers()
