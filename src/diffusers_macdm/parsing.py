@@ -42,7 +42,7 @@ def parse(
     prog: str,
     description: str | None = None,
     underscores: bool = False,
-    renamed: Mapping[str, str] | None = None,
+    renamed: Mapping[str, str | tuple[str, ...]] | None = None,
 ) -> Settings:
     """Make the settings that a command line asks for.
 
@@ -53,14 +53,14 @@ def parse(
         description: first lines of the help; the docstring of `settings_class` when None.
         underscores: whether options are shown as `--train_batch_size` (diffusers' training scripts) rather than with hyphens.
             Both spellings are always understood.
-        renamed: old option -> new option, for names of an earlier version; a line on stderr says the new name.
+        renamed: old option -> new option (or options, each of which gets the value), for names of an earlier version; a line on
+            stderr says the new name.
 
     Raises:
         SystemExit: with code 2 for a command line that cannot be understood, after one line on stderr; with code 0 for help.
     """
-    words = [_renamed(word, renamed or {}, prog) for word in argv]
-    known = [option for option in option_names(settings_class, underscores)]
-    _refuse_unknown(words, known, prog)
+    words = _renamed(argv, renamed or {}, prog)
+    _refuse_unknown(words, list(option_names(settings_class, underscores)), prog)
     output, complaint = io.StringIO(), io.StringIO()
     try:
         with _columns(100), contextlib.redirect_stdout(output), contextlib.redirect_stderr(complaint):
@@ -123,14 +123,23 @@ def _columns(number: int) -> Iterator[None]:
             os.environ["COLUMNS"] = before
 
 
-def _renamed(word: str, renamed: Mapping[str, str], prog: str) -> str:
-    option, equals, value = word.partition("=")
-    same = {old.replace("_", "-"): new for old, new in renamed.items()}
-    new = same.get(option.replace("_", "-")) if option.startswith("--") else None
-    if new is None:
-        return word
-    print(f"{prog}: {option} is called {new} now; the old name goes with the next version.", file=sys.stderr)
-    return new + equals + value
+def _renamed(words: Sequence[str], renamed: Mapping[str, str | tuple[str, ...]], prog: str) -> list[str]:
+    """Put the new names in the place of old ones; a name that became several takes one value, which each of them gets."""
+    names = {old.replace("_", "-"): (new,) if isinstance(new, str) else new for old, new in renamed.items()}
+    result: list[str] = []
+    waiting = list(words)
+    while waiting:
+        word = waiting.pop(0)
+        option, equals, value = word.partition("=")
+        new = names.get(option.replace("_", "-")) if option.startswith("--") else None
+        if new is None:
+            result.append(word)
+            continue
+        print(f"{prog}: {option} is called {' and '.join(new)} now; the old name goes with the next version.", file=sys.stderr)
+        if len(new) > 1 and not equals and waiting:
+            equals, value = "=", waiting.pop(0)
+        result += [f"{name}{equals}{value}" for name in new]
+    return result
 
 
 def _refuse_unknown(words: Sequence[str], known: Sequence[str], prog: str) -> None:

@@ -1,0 +1,107 @@
+"""What each command prints when it is done: a short result, and where it lies."""
+
+from __future__ import annotations
+
+
+def check(settings, report) -> int:
+    """Print every fault and note; the exit code is 1 where there is a fault."""
+    for fault in report.faults:
+        print(f"{fault.file}: {fault.reason}")
+    for note in report.notes:
+        print(f"{note.file}: note: {note.reason}")
+    cases = ", ".join(f"{number} in {split}" for split, number in report.num_cases.items()) or "none"
+    notes = f", {count(len(report.notes), 'note')}" if report.notes else ""
+    print(f"{count(len(report.faults), 'fault')}{notes}; cases: {cases}")
+    return 1 if report.faults else 0
+
+
+def phantom(settings, counts) -> None:
+    """Print the number of cases of each class by split."""
+    for split, by_class in counts.items():
+        print(f"{split}: " + ", ".join(f"{number} {name}" for name, number in by_class.items()))
+    print(f"written to {settings.out}")
+
+
+def generate(settings, summary) -> None:
+    """Print how many pairs of each label have a lesion, and how long a pair took."""
+    for label, numbers in summary["labels"].items():
+        inside = numbers["lesion_inside_anatomy_unrefined"]
+        print(
+            f"label {label}: {count(numbers['num_pairs'], 'pair')}, with a lesion "
+            f"{numbers['with_lesion_unrefined']:.1%} before refinement and {numbers['with_lesion']:.1%} after"
+            + ("" if inside is None else f"; {inside:.1%} of lesion pixels inside the anatomy before refinement")
+        )
+    if "rejected_copies" in summary:
+        print(f"{count(summary['rejected_copies'], 'copy', 'copies')} of training images rejected and replaced")
+    if summary["num_new"]:
+        seconds = summary["seconds_per_pair"]
+        print(f"{count(summary['num_new'], 'pair')} made, {seconds:.2f} s each; written to {settings.out}")
+    else:
+        print(f"{settings.out} is complete: nothing to do")
+
+
+def audit(settings, result) -> None:
+    """Print the verdict, and what the audit finds of planted copies."""
+    print(result["verdict"])
+    for kind, found in result["sensitivity"].items():
+        print(f"planted copies, {kind}: {found['found']} of {found['total']} found")
+    for note in result["notes"]:
+        print(f"note: {note}")
+    print(f"written to {settings.out}: audit.json, audit.jsonl, index.html")
+
+
+def evaluate(settings, result) -> None:
+    """Print the notes and the conclusion."""
+    _conclude(settings, result, "evaluation.json, index.html")
+
+
+def compare(settings, result) -> None:
+    """Print the notes and the conclusion."""
+    _conclude(settings, result, "comparison.json, index.html")
+
+
+def sweep(settings, result) -> None:
+    """Print the findings, the notes and the number of points."""
+    for sentence in result["conclusion"]:
+        print(sentence)
+    for note in result["notes"]:
+        print(f"note: {note}")
+    points = count(len(result["points"]), "point")
+    print(f"{points} measured; written to {settings.out}: sweep.json, sweep.csv, index.html")
+
+
+def push(settings, pushed) -> None:
+    """Print what went to the Hub, or would go there."""
+    for note in pushed.notes:
+        print(f"note: {note}")
+    if settings.dry_run:
+        print("\n".join(pushed.files))
+    if pushed.left_out:
+        print(f"not published: {', '.join(pushed.left_out)}")
+    if settings.dry_run:
+        print(f"{count(len(pushed.files), 'file')} would go to {pushed.repo_id}; nothing was sent")
+        return
+    for what, paths in (("replaced", pushed.replaced), ("deleted", pushed.deleted)):
+        if paths:
+            print(f"{what} there: {', '.join(paths)}")
+    if settings.public and pushed.private:
+        print("note: the repository was private before and stays so; change that in its settings on the Hub")
+    at = f"commit {pushed.commit[:8]}" + (f", tag {settings.tag}" if settings.tag else "")
+    end = f"{at}; {'private' if pushed.private else 'public'}: {pushed.url}"
+    if pushed.changed or pushed.deleted:
+        print(f"{count(len(pushed.changed), 'file')} of {len(pushed.files)} new or changed, {end}")
+    else:
+        print(f"nothing new, {end}")
+
+
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """Say a number of things: "no faults", "1 fault", "2 faults"."""
+    return f"{number or 'no'} {noun if number == 1 else plural or noun + 's'}"
+
+
+def _conclude(settings, result, files: str) -> None:
+    for note in result["notes"]:
+        print(f"note: {note}")
+    print(f"written to {settings.out}: {files}")
+    for sentence in result["conclusion"]:
+        print(sentence)
