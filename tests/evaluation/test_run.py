@@ -8,7 +8,7 @@ import sys
 import pytest
 from tiny_models import tiny_pipeline
 
-from diffusers_macdm.evaluation import run
+from diffusers_macdm.evaluation.downstream import DownstreamTraining
 from diffusers_macdm.evaluation.run import evaluate
 from diffusers_macdm.phantom.write import write_phantom
 
@@ -46,7 +46,18 @@ def launched(sets, tmp_path_factory):
     """OUT and standard output of a command with two arms."""
     out = tmp_path_factory.mktemp("launched") / "out"
     real, synthetic = sets
-    command = [sys.executable, "-m", "diffusers_macdm", "evaluate", "--real", real, "--synthetic", synthetic, "--out", out]
+    command = [
+        sys.executable,
+        "-m",
+        "diffusers_macdm",
+        "evaluate",
+        "--real",
+        real,
+        "--synthetic",
+        synthetic,
+        "--out",
+        out,
+    ]
     command += "--size 16 --steps 4 --batch-size 8 --validate-every 2 --classifier-width 4 --segmenter-width 4".split()
     command += "--resamples 40 --ratios 1 --allow-unrecorded --device cpu --seeds 0 1 2".split()
     command += ["--arms", "real_only", "real_plus_synthetic_1"]
@@ -67,7 +78,11 @@ def test_the_command(launched):
     for row in result["results"]:
         if row["task"] != "generation":
             assert row["num_cases"] == 6 and len(row["per_seed"]) == 3
-    assert {row["metric"] for row in result["results"] if row["task"] == "generation"} >= {"kid", "precision", "recall"}
+    assert {row["metric"] for row in result["results"] if row["task"] == "generation"} >= {
+        "kid",
+        "precision",
+        "recall",
+    }
     assert result["realism"]["measures"] and result["fit"]["measures"] and result["settings"]["size"] == 16
     assert {name: (arm["num_real"], arm["num_synthetic"], arm["steps"]) for name, arm in result["arms"].items()} == {
         "real_only": (24, 0, 4),
@@ -80,7 +95,10 @@ def test_values_come_from_the_recorded_predictions(launched):
     out, _ = launched
     result = json.loads((out / "evaluation.json").read_text())
     row = next(r for r in result["results"] if (r["metric"], r["arm"]) == ("anatomy_dice", "real_only"))
-    runs = [json.loads(path.read_text()) for path in sorted((out / "runs/split/segmentation/real_only").glob("seed-*.json"))]
+    runs = [
+        json.loads(path.read_text())
+        for path in sorted((out / "runs/split/segmentation/real_only").glob("seed-*.json"))
+    ]
     assert row["per_seed"] == pytest.approx([sum(r["columns"]["anatomy_dice"]) / 6 for r in runs])
     assert len(runs) == 3 and runs[0]["columns"] != runs[1]["columns"]
 
@@ -102,9 +120,11 @@ def test_an_interrupted_evaluation_goes_on_and_ends_with_the_same_numbers(launch
     removed = out / "runs" / "split" / "diagnosis" / "real_plus_synthetic_1" / "seed-1.json"
     removed.unlink()
     trained = []
-    train = run.Training.train
+    train = DownstreamTraining.train
     monkeypatch.setattr(
-        run.Training, "train", lambda self, task, *rest, **more: trained.append(task) or train(self, task, *rest, **more)
+        DownstreamTraining,
+        "train",
+        lambda self, task, *rest, **more: trained.append(task) or train(self, task, *rest, **more),
     )
     arms = {"arms": ["real_only", "real_plus_synthetic_1"], "ratios": [1]}
     with pytest.raises(ValueError, match="begun with another budgets diagnosis steps \\(4, now 5\\)"):
@@ -130,7 +150,13 @@ def test_damaged_files_are_named_and_data_may_move(launched, sets, tmp_path):
     texts = {name: ["a"] * len(values) for name, values in columns.items()}
     parts = [{"names": []}, {"columns": {}}, {"columns": short}, {"columns": texts}, {"columns": None}]
     without_seconds = {name: value for name, value in run_of.items() if name != "seconds"}
-    for content in (whole[:100], "[]", "{}", json.dumps(without_seconds), *(json.dumps({**run_of, **part}) for part in parts)):
+    for content in (
+        whole[:100],
+        "[]",
+        "{}",
+        json.dumps(without_seconds),
+        *(json.dumps({**run_of, **part}) for part in parts),
+    ):
         damaged.write_text(content)
         with pytest.raises(ValueError, match="seed-1.json .*; delete it, and it is made again"):
             evaluate(moved, sets[1], out, **TINY, **arms)

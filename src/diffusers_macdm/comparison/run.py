@@ -38,13 +38,13 @@ from ..evaluation.downstream import (
     SEGMENTATION,
     TASKS,
     Budget,
+    DownstreamTraining,
     Stage,
     measure_diagnosis,
     measure_segmentation,
 )
 from ..evaluation.features import FeatureExtractor, classifier_features, load_feature_extractor
 from ..evaluation.rounds import load_real
-from ..evaluation.run import Training
 from ..files import begin, check_seeds, read_columns, read_json, refuse_foreign, write_json
 from ..hub.loading import own_version
 from ..report.contact_sheet import contact_sheet, save
@@ -134,7 +134,7 @@ def compare(
     splits, notes = load_real(real, size, pooled=folds is not None)
     parts = make_parts(splits, folds, train_sizes, samples_per_class, held_out_folds)
     num_classes = 1 + max(int(cases.class_labels.max()) for cases in splits.values())
-    training = Training(budgets, num_classes, pretrained_classifier, device)
+    training = DownstreamTraining(budgets, num_classes, pretrained_classifier, device)
     training.check(size)
     extractor = None if feature_extractor is None else load_feature_extractor(feature_extractor, device=device)
     settings = {
@@ -257,7 +257,13 @@ class _Judge:
     """
 
     def __init__(
-        self, part: Part, training: Training, extractor: FeatureExtractor | None, audit_steps: int, seed: int, progress
+        self,
+        part: Part,
+        training: DownstreamTraining,
+        extractor: FeatureExtractor | None,
+        audit_steps: int,
+        seed: int,
+        progress,
     ):
         self._part, self._training, self._extractor = part, training, extractor
         self._audit_steps, self._seed, self._progress = audit_steps, seed, progress
@@ -312,7 +318,7 @@ def _audit_images(cases: Cases) -> torch.Tensor:
 # --- the downstream networks ------------------------------------------------------------------------------------------
 
 
-def _run_all(folder: Path, part: Part, made: dict[str, Cases], training: Training, seeds, progress: bool) -> dict:
+def _run_all(folder: Path, part: Part, made: dict[str, Cases], training: DownstreamTraining, seeds, progress: bool) -> dict:
     """Each arm of each task with each seed, as far as not done before."""
     arms: dict[str, Arm | Cases] = {**{name: build_arms((1.0,))[name] for name in CONTROLS}, **made}
     jobs = [
@@ -335,7 +341,7 @@ def _run_all(folder: Path, part: Part, made: dict[str, Cases], training: Trainin
     return runs
 
 
-def _run(arm: Arm | Cases, part: Part, task: str, seed: int, training: Training) -> dict:
+def _run(arm: Arm | Cases, part: Part, task: str, seed: int, training: DownstreamTraining) -> dict:
     if isinstance(arm, Arm):
         stages, augmented = stages_of(arm, part.train, part.train.select([]), seed), arm.augmented
     else:

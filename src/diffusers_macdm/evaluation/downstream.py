@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -86,6 +86,64 @@ class Trained:
     validation_score: float | None
     threshold: float | None
     seconds: float
+
+
+@dataclass(frozen=True)
+class DownstreamTraining:
+    """How the downstream networks are trained, in all arms.
+
+    Attributes:
+        budgets: budget of each task.
+        num_classes: number of labels of the real set.
+        pretrained: ImageNet weights of the diagnosis classifier, or None.
+        device: device to train on.
+    """
+
+    budgets: Mapping[str, Budget]
+    num_classes: int
+    pretrained: str | None
+    device: torch.device
+
+    def build(self, task: str, size: int) -> torch.nn.Module:
+        """Return a new network for radiographs of `size` pixels a side, with random weights.
+
+        Raises:
+            ValueError: when the size or the width is not allowed.
+        """
+        width = {} if self.budgets[task].width is None else {"width": self.budgets[task].width}
+        return segmenter(size, **width) if task == SEGMENTATION else diagnosis_classifier(self.num_classes, **width)
+
+    def check(self, size: int) -> None:
+        """Build the networks once for radiographs of this side, before any work is done.
+
+        Raises:
+            ValueError: when a size or width is not allowed, or the pretrained weights cannot be loaded.
+        """
+        self.build(SEGMENTATION, size)
+        width = {} if self.budgets[DIAGNOSIS].width is None else {"width": self.budgets[DIAGNOSIS].width}
+        diagnosis_classifier(self.num_classes, self.pretrained, **width)
+
+    def train(
+        self,
+        task: str,
+        stages: Sequence[Stage],
+        validation: Cases | None,
+        seed: int,
+        augmented: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> Trained:
+        """Train the network of a task; arguments and errors are those of `train_classifier`."""
+        common = {
+            "seed": seed,
+            "augmentation": PairAugmentation() if augmented else None,
+            "device": self.device,
+            "progress": progress,
+        }
+        if task == SEGMENTATION:
+            return train_segmenter(stages, validation, self.budgets[task], **common)
+        return train_classifier(
+            stages, validation, self.budgets[task], num_classes=self.num_classes, pretrained=self.pretrained, **common
+        )
 
 
 def balanced_draws(class_labels: Sequence[int] | torch.Tensor, count: int, seed: int | Sequence[int]) -> np.ndarray:
@@ -167,7 +225,10 @@ def train_classifier(
         return torch.nn.functional.cross_entropy(network(samples[:, :1]).logits, labels)
 
     def score(network):
-        probabilities, truth = predict_probabilities(network, validation, budget.batch_size), validation.class_labels.numpy()
+        probabilities, truth = (
+            predict_probabilities(network, validation, budget.batch_size),
+            validation.class_labels.numpy(),
+        )
         log_loss = -np.log(probabilities[np.arange(len(truth)), truth].clip(1e-12)).mean()
         auc = roc_auc(1 - probabilities[:, 0], truth > 0)
         return auc, (auc, -log_loss)
@@ -290,7 +351,11 @@ def _train(build, loss_of, score, stages, validation, budget, seed, augmentation
                 progress(step)
             # A state from before the last stage would be that of another arm.
             is_last_stage = number == len(stages) - 1
-            if validation is not None and is_last_stage and (step % budget.validate_every == 0 or step == budget.steps):
+            if (
+                validation is not None
+                and is_last_stage
+                and (step % budget.validate_every == 0 or step == budget.steps)
+            ):
                 network.eval()
                 value, decides = score(network)
                 network.train()

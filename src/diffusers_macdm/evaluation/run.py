@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ..data.augmentation import PairAugmentation
 from ..data.cases import Cases
 from ..devices import available_device
 from ..files import MADE_AGAIN, begin, check_seeds, read_columns, refuse_foreign, write_json
@@ -33,15 +31,12 @@ from .downstream import (
     SEGMENTATION,
     TASKS,
     Budget,
-    Stage,
-    Trained,
+    DownstreamTraining,
     measure_diagnosis,
     measure_segmentation,
-    train_classifier,
-    train_segmenter,
 )
 from .endpoints import ENDPOINTS, MIN_SEEDS, PRIMARY, Measurements, TestSet, conclude
-from .features import FeatureExtractor, classifier_features, load_feature_extractor
+from .features import load_feature_extractor
 from .filters import (
     BOTH,
     CLASSIFIER,
@@ -54,58 +49,12 @@ from .filters import (
     reaches,
     thresholds_of,
 )
-from .networks import diagnosis_classifier, segmenter
+from .judge import Judge
 from .rounds import Round, load_real, load_synthetic, make_rounds, make_site_rounds, refuse_leaks
 
 
 EVALUATION_FILE, RUNS, REFERENCE = "evaluation.json", "runs", "reference"
 PACKAGES = ("torch", "transformers", "monai", "scikit-learn", "scipy", "numpy")
-
-
-@dataclass(frozen=True)
-class Training:
-    """How the downstream networks are trained, in all arms.
-
-    Attributes:
-        budgets: of each task.
-        num_classes: labels of the real set.
-        pretrained: ImageNet weights of the diagnosis classifier, or None.
-    """
-
-    budgets: dict[str, Budget]
-    num_classes: int
-    pretrained: str | None
-    device: torch.device
-
-    def check(self, size: int) -> None:
-        """Build the networks once for radiographs of this side, before any work is done.
-
-        Raises:
-            ValueError: when a size or width is not allowed, or the pretrained weights cannot be loaded.
-        """
-        segmenter(size, self.budgets[SEGMENTATION].width)
-        diagnosis_classifier(self.num_classes, self.pretrained, self.budgets[DIAGNOSIS].width)
-
-    def train(
-        self,
-        task: str,
-        stages: Sequence[Stage],
-        validation: Cases | None,
-        seed: int,
-        augmented: bool = False,
-        progress: Callable[[int], None] | None = None,
-    ) -> Trained:
-        common = {
-            "seed": seed,
-            "augmentation": PairAugmentation() if augmented else None,
-            "device": self.device,
-            "progress": progress,
-        }
-        if task == SEGMENTATION:
-            return train_segmenter(stages, validation, self.budgets[task], **common)
-        return train_classifier(
-            stages, validation, self.budgets[task], num_classes=self.num_classes, pretrained=self.pretrained, **common
-        )
 
 
 def evaluate(
@@ -201,7 +150,7 @@ def evaluate(
     site_rounds, untested_sites = make_site_rounds(splits, made) if leave_one_site_out else ([], [])
     notes += untested_sites
     num_classes = 1 + max(int(cases.class_labels.max()) for cases in splits.values())
-    training = Training(budgets, num_classes, pretrained_classifier, device)
+    training = DownstreamTraining(budgets, num_classes, pretrained_classifier, device)
     training.check(size)
     extractor = None
     if feature_extractor is not None and not skip_realism:
@@ -243,11 +192,17 @@ def evaluate(
             "classifier, and a case counts as a lesion from a probability of 0.5 on."
         )
     if len(seeds) < MIN_SEEDS:
-        notes.append(f"Only {len(seeds)} of {MIN_SEEDS} seeds: chance in the training is not measured, and no claim is made.")
+        notes.append(
+            f"Only {len(seeds)} of {MIN_SEEDS} seeds: chance in the training is not measured, and no claim is made."
+        )
     if site_rounds:
-        notes.append("The generator was trained with cases of all sites, also of the one that is left out of the rest.")
+        notes.append(
+            "The generator was trained with cases of all sites, also of the one that is left out of the rest."
+        )
 
-    reference = _Reference(out / REFERENCE, splits["train"], training, seeds[0], progress)
+    reference = Judge(
+        splits["train"], training, seed=seeds[0], folder=out / REFERENCE, extractor=extractor, show_progress=progress
+    )
     sets, kept = _filter_pairs(rounds, filters, reference, mask_sampler)
     jobs = _plan(rounds, site_rounds, chosen_arms, tasks, sets, notes)
     runs = _run_all(out, jobs, seeds, training, progress)
@@ -256,7 +211,7 @@ def evaluate(
     result["realism"] = result["fit"] = None
     if not skip_realism:
         held_out = Cases.concatenate([cases for split, cases in splits.items() if split != "train"])
-        result |= _realism_and_fit(reference, held_out, made, extractor, seeds[0], device)
+        result |= reference.realism_and_fit(held_out, made)
         result["results"] += _generation_rows(result, str(real))
     result["notes"] = notes + result["notes"]
     result["settings"] = settings
@@ -282,7 +237,7 @@ def _mask_sampler(model: str | Path, device: torch.device) -> MaskSampler:
     return MaskSampler(pipe)
 
 
-def _filter_pairs(rounds: Sequence[Round], filters: Sequence[str], reference: _Reference, mask_sampler: MaskSampler | None):
+def _filter_pairs(rounds: Sequence[Round], filters: Sequence[str], reference: Judge, mask_sampler: MaskSampler | None):
     """The pairs that each filter leaves in each round, `(round, filter)` -> pairs, and by filter how many it keeps and drops.
 
     The thresholds are those of the round's validation cases; no test case has a say.
@@ -299,7 +254,9 @@ def _filter_pairs(rounds: Sequence[Round], filters: Sequence[str], reference: _R
         networks[NETWORK] = mask_sampler
     found = {name: dice_of_masks(network, made) for name, network in networks.items()}
     for part in rounds:
-        thresholds = {name: thresholds_of(dice_of_masks(network, part.validation)) for name, network in networks.items()}
+        thresholds = {
+            name: thresholds_of(dice_of_masks(network, part.validation)) for name, network in networks.items()
+        }
         fits = {name: reaches(found[name], thresholds[name]) for name in networks}
         left = {CLASSIFIER: agrees, **fits, BOTH: agrees & fits.get(SEGMENTER, agrees)}
         for name in filters:
@@ -308,7 +265,9 @@ def _filter_pairs(rounds: Sequence[Round], filters: Sequence[str], reference: _R
     return sets, kept
 
 
-def _plan(rounds, site_rounds, arms: Sequence[Arm], tasks, sets: dict[tuple[str, str], Cases], notes: list[str]) -> list[_Job]:
+def _plan(
+    rounds, site_rounds, arms: Sequence[Arm], tasks, sets: dict[tuple[str, str], Cases], notes: list[str]
+) -> list[_Job]:
     """The trainings of all rounds but for the seeds.
 
     An arm is either in all rounds of the evaluation or in none of them; what is left out is noted.
@@ -330,7 +289,9 @@ def _plan(rounds, site_rounds, arms: Sequence[Arm], tasks, sets: dict[tuple[str,
     return jobs
 
 
-def _run_all(out: Path, jobs: Sequence[_Job], seeds: Sequence[int], training: Training, progress: bool) -> dict:
+def _run_all(
+    out: Path, jobs: Sequence[_Job], seeds: Sequence[int], training: DownstreamTraining, progress: bool
+) -> dict:
     """Each job with each seed, as far as not done before: `(round, task, arm, seed)` -> what was written about it."""
     from tqdm import tqdm
 
@@ -352,7 +313,7 @@ def _run_all(out: Path, jobs: Sequence[_Job], seeds: Sequence[int], training: Tr
     return runs
 
 
-def _run(job: _Job, seed: int, training: Training, progress) -> dict:
+def _run(job: _Job, seed: int, training: DownstreamTraining, progress) -> dict:
     stages = stages_of(job.arm, job.round.train, job.synthetic, seed)
     trained = training.train(job.task, stages, job.round.validation, seed, job.arm.augmented, progress)
     measure = measure_diagnosis if job.task == DIAGNOSIS else measure_segmentation
@@ -384,45 +345,6 @@ def _read_run(path: Path, job: _Job) -> dict:
     return run | {"columns": columns}
 
 
-class _Reference:
-    """A diagnosis classifier and a segmenter of the real training cases alone, trained when one is first asked for.
-
-    Their last state is taken: no held-out case has chosen it, so that all of them are new to these networks.
-    """
-
-    def __init__(self, folder: Path, train: Cases, training: Training, seed: int, progress: bool):
-        self._arguments = folder, train, training, seed, progress
-        self._networks: dict[str, torch.nn.Module] = {}
-
-    def network(self, task: str) -> torch.nn.Module:
-        if task not in self._networks:
-            self._networks[task] = self._load_or_train(task)
-        return self._networks[task]
-
-    def _load_or_train(self, task: str) -> torch.nn.Module:
-        from safetensors.torch import load_file, save_file
-        from tqdm import tqdm
-
-        folder, train, training, seed, progress = self._arguments
-        path = folder / f"{task}.safetensors"
-        if path.is_file():
-            width = training.budgets[task].width
-            if task == DIAGNOSIS:
-                network = diagnosis_classifier(training.num_classes, width=width)
-            else:
-                network = segmenter(train.size, width=width)
-            network.load_state_dict(load_file(path))
-            return network.to(training.device).eval().requires_grad_(False)
-        steps = training.budgets[task].steps
-        with tqdm(total=steps, unit="step", disable=not progress, desc=f"reference, {task}") as bar:
-            network = training.train(task, [Stage(train)], None, seed, progress=lambda step: bar.update()).network
-        folder.mkdir(exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, temporary)
-        temporary.rename(path)
-        return network
-
-
 # --- the numbers ------------------------------------------------------------------------------------------------------
 
 
@@ -444,7 +366,9 @@ def _summary(runs: dict, rounds, site_rounds, arms: Sequence[Arm], tasks, num_re
     measurements = Measurements(test, columns, num_resamples)
     endpoints = [endpoint for endpoint in ENDPOINTS if endpoint.task in tasks]
     trained = [arm for arm in arms if arm.name in columns[tasks[0]]]
-    results = [{"dataset": dataset, **measurements.result(endpoint, arm.name)} for endpoint in endpoints for arm in trained]
+    results = [
+        {"dataset": dataset, **measurements.result(endpoint, arm.name)} for endpoint in endpoints for arm in trained
+    ]
     names = [arm.name for arm in trained]
     differences = [
         measurements.difference(endpoint, arm.name, control)
@@ -462,7 +386,8 @@ def _summary(runs: dict, rounds, site_rounds, arms: Sequence[Arm], tasks, num_re
     return {
         "conclusion": [found["sentence"] for found in conclusions],
         "verdicts": {
-            found["task"]: {name: found[name] for name in ("arm", "verdict", "controls_at_chance")} for found in conclusions
+            found["task"]: {name: found[name] for name in ("arm", "verdict", "controls_at_chance")}
+            for found in conclusions
         },
         "results": results,
         "differences": differences,
@@ -478,7 +403,9 @@ def _best_ratio(runs: dict, rounds: Sequence[Round], task: str, arms: Sequence[A
     """The ratio with the best mean over rounds and seeds of the validation cases' score; the smaller one of equal ones."""
     names, best = {part.name for part in rounds}, None
     for arm in sorted((arm for arm in arms if arm.ratio is not None), key=lambda arm: arm.ratio):
-        found = [run["validation_score"] for key, run in runs.items() if key[0] in names and key[1:3] == (task, arm.name)]
+        found = [
+            run["validation_score"] for key, run in runs.items() if key[0] in names and key[1:3] == (task, arm.name)
+        ]
         scores = [score for score in found if score is not None]
         score = float(np.mean(scores)) if scores else 0.0
         if best is None or score > best[0]:
@@ -491,7 +418,11 @@ def _arm_facts(arm: Arm, runs: dict, rounds: Sequence[Round], tasks: Sequence[st
     names = {part.name for part in rounds}
     found = {key: run for key, run in runs.items() if key[0] in names and key[2] == arm.name}
     scores = {
-        task: [run["validation_score"] for key, run in found.items() if key[1] == task and run["validation_score"] is not None]
+        task: [
+            run["validation_score"]
+            for key, run in found.items()
+            if key[1] == task and run["validation_score"] is not None
+        ]
         for task in tasks
     }
     return {
@@ -512,7 +443,9 @@ def _by_fold(columns, test: TestSet, rounds, arms: Sequence[Arm], tasks) -> list
                 here = test.folds == part.name
                 per_seed = [
                     PRIMARY[task].compute(
-                        {name: values[here] for name, values in of_seed.items()}, test.has_lesion[here], test.folds[here]
+                        {name: values[here] for name, values in of_seed.items()},
+                        test.has_lesion[here],
+                        test.folds[here],
                     )
                     for of_seed in columns[task][arm.name]
                 ]
@@ -546,24 +479,12 @@ def _compare_filters(kept: dict, measurements: Measurements, tasks) -> dict:
     compared = {}
     for name, counts in kept.items():
         arms = filter_name(name), ratio_name(1)
-        differences = [measurements.difference(PRIMARY[task], *arms) for task in tasks if measurements.has(task, *arms)]
+        differences = [
+            measurements.difference(PRIMARY[task], *arms) for task in tasks if measurements.has(task, *arms)
+        ]
         of_name = dict(zip(("kept", "dropped"), np.mean(counts, axis=0).round().astype(int).tolist(), strict=True))
         compared[name] = {**of_name, "differences": differences}
     return compared
-
-
-def _realism_and_fit(
-    reference: _Reference, held_out: Cases, made: Cases, extractor: FeatureExtractor | None, seed: int, device
-) -> dict:
-    from .mask_fit import mask_fit
-    from .realism import realism
-
-    if extractor is None:
-        extractor = classifier_features(reference.network(DIAGNOSIS), device=device)
-    return {
-        "realism": realism(held_out, made, extractor, seed),
-        "fit": mask_fit(reference.network(SEGMENTATION), held_out, made, seed, device=device),
-    }
 
 
 def _generation_rows(result: dict, dataset: str) -> list[dict]:
