@@ -190,3 +190,19 @@ print(evaluate.load(f"{sys.argv[1]}/sensitivity").compute(predictions=[0, 1, 1],
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == [*(f"{name} evaluate_modules" for name in METRICS), "0.5"]
+
+
+def test_names_that_published_scripts_import():
+    """Spaces of the Hub hold scripts of earlier versions; what they import must stay where it is."""
+    import diffusers_macdm.evaluation.metrics as of_first_version
+    import diffusers_macdm.metrics as package
+
+    names = ["balanced_accuracy", "dice_per_case", "hausdorff95_per_case", "mean_of_defined", "roc_auc", "sensitivity"]
+    for name in [*names, "specificity", "accuracy"]:
+        assert getattr(of_first_version, name) is getattr(package.measures, name) is getattr(functions, name)
+    assert callable(package.compute_with_interval)
+    for name in METRICS:
+        script = (metric_folder(name) / f"{name}.py").read_text(encoding="utf-8")
+        assert re.findall(r"^from (?!__future__)(\S+) import (.*)$", script, re.MULTILINE) == [
+            ("diffusers_macdm.metrics", "compute_with_interval, measures")
+        ]

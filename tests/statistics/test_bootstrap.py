@@ -7,7 +7,13 @@ import pytest
 import torch
 from scipy import stats
 
-from diffusers_macdm.statistics.bootstrap import Estimate, difference_of_arms, patient_bootstrap, value_of_arm
+from diffusers_macdm.statistics.bootstrap import (
+    Estimate,
+    difference_of_arms,
+    patient_bootstrap,
+    two_sample_bootstrap,
+    value_of_arm,
+)
 from diffusers_macdm.statistics.measures import mean_of_defined, roc_auc
 
 
@@ -223,7 +229,8 @@ def test_the_smallest_group_is_counted():
     scores = generator.normal(0, 1, 36) + lesion
     statistics = [lambda i: roc_auc(scores[i], lesion[i])] * 3
     every, smallest = (
-        value_of_arm(statistics, range(36), 500, bounds=(-9, 9), rests_on=groups) for groups in (None, [lesion, ~lesion])
+        value_of_arm(statistics, range(36), 500, bounds=(-9, 9), rests_on=groups)
+        for groups in (None, [lesion, ~lesion])
     )
     widths = [np.diff(estimate.interval)[0] for estimate in (every, smallest)]
     factor = stats.t.ppf(0.975, 5) * np.sqrt(6 / 5) / (stats.t.ppf(0.975, 35) * np.sqrt(36 / 35))
@@ -256,7 +263,36 @@ def test_a_true_difference_is_found():
     found = 0
     for study in range(60):
         generator = np.random.default_rng(study)
-        table = 0.5 + generator.normal(0, 0.05, (3, 1)) + generator.normal(0, 0.7, (1, 60)) + generator.normal(0, 0.7, (3, 60))
+        table = (
+            0.5
+            + generator.normal(0, 0.05, (3, 1))
+            + generator.normal(0, 0.7, (1, 60))
+            + generator.normal(0, 0.7, (3, 60))
+        )
         estimate = difference_of_arms([mean_of(row) for row in table], [zero] * 3, range(60), 120)
         found += estimate.interval[0] > 0
     assert found >= 50
+
+
+def test_two_samples_are_drawn_apart_and_patients_whole():
+    """The difference of two means: variances add, each of them over patients."""
+    generator = np.random.default_rng(5)
+    one, other = generator.normal(1.0, 1.0, 40), generator.normal(0.0, 2.0, 60)
+    values = np.concatenate([one, other])
+
+    def difference(cases):
+        return values[cases[cases < 40]].mean() - values[cases[cases >= 40]].mean()
+
+    low, high = two_sample_bootstrap(difference, [range(40), range(60)], num_resamples=3000, seed=1)
+    error = np.sqrt(one.var() / 40 + other.var() / 60)
+    assert (low + high) / 2 == pytest.approx(one.mean() - other.mean(), abs=0.1 * error)
+    assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.06)
+    pairs = [np.repeat(range(20), 2), range(60)]  # patients of the first sample have two cases each
+    sizes = set()
+    two_sample_bootstrap(
+        lambda cases: sizes.add((int((cases < 40).sum()), len(cases))) or 0.0, pairs, num_resamples=20
+    )
+    assert sizes == {(40, 100)}
+    assert two_sample_bootstrap(lambda cases: np.nan, pairs, num_resamples=5) is None
+    with pytest.raises(ValueError, match="no case"):
+        two_sample_bootstrap(difference, [range(40), []])

@@ -14,6 +14,8 @@ import torch
 
 from ..macdm.forward_process import ForwardProcess, noise_of
 from ..macdm.joint_sample import to_signal
+from ..statistics.bootstrap import two_sample_bootstrap
+from ..statistics.measures import roc_auc
 
 
 NOISE_LEVELS = (0.2, 0.35, 0.5)  # t / T
@@ -83,56 +85,34 @@ def membership_auc(
     seed: int = 0,
     resamples: int = 1000,
 ) -> dict:
-    """How well the denoising error tells training cases from others: AUC with a 95 % interval.
+    """Measure how well the denoising error tells training cases from others: AUC with a 95 % interval.
 
     The AUC is the probability that a training case has the smaller error, over the pairs *of the same label* (a case with a
     lesion is harder than one without, and the two groups may have other shares of them). Interval: percentile bootstrap over
-    patients.
+    patients, those of either group drawn apart.
 
     Args:
-        member_errors, other_errors: `[N]`, `[M]`.
+        member_errors, other_errors: errors of the training cases `[N]` and of the others `[M]`.
+        member_labels, other_labels: label of each; None is a label as well.
+        member_patients, other_patients: patient of each; None is a patient of its own.
+        seed: seed of the bootstrap.
+        resamples: number of its draws.
 
     Returns:
-        `auc`, `interval`, `members`, `others`; auc and interval are None where no label is in both groups.
+        `auc`, `interval`, `members`, `others`; auc and interval are None where no label is in both groups, and for errors that
+        are not finite.
     """
-    groups = []
-    for errors, labels, patients in (
-        (member_errors, member_labels, member_patients),
-        (other_errors, other_labels, other_patients),
-    ):
-        names = [("case", i) if patient is None else ("patient", patient) for i, patient in enumerate(patients)]
-        codes = {name: code for code, name in enumerate(dict.fromkeys(names))}
-        groups.append((np.asarray(errors, float), np.asarray(labels, object), np.array([codes[n] for n in names], int)))
     result = {"auc": None, "interval": None, "members": len(member_errors), "others": len(other_errors)}
-    auc = _stratified_auc(*((errors, labels, np.ones(len(errors))) for errors, labels, _ in groups))
-    if auc is None:
+    scores = -np.concatenate([member_errors, other_errors]).astype(float)  # [N + M]
+    is_member = np.arange(len(scores)) < len(member_errors)
+    labels = [*member_labels, *other_labels]
+    codes = {label: code for code, label in enumerate(dict.fromkeys(labels))}
+    strata = np.array([codes[label] for label in labels])
+
+    def auc(cases):
+        return roc_auc(scores[cases], is_member[cases], strata[cases])
+
+    if not np.isfinite(scores).all() or np.isnan(value := auc(slice(None))):
         return result
-    generator = np.random.default_rng(seed)
-    values = []
-    for _ in range(resamples):
-        drawn = []
-        for errors, labels, patients in groups:
-            count = patients.max() + 1
-            weights = np.bincount(generator.integers(count, size=count), minlength=count)[patients]
-            drawn.append((errors, labels, weights.astype(float)))
-        value = _stratified_auc(*drawn)
-        if value is not None:
-            values.append(value)
-    low, high = np.quantile(values, [0.025, 0.975])
-    return {**result, "auc": auc, "interval": [float(low), float(high)]}
-
-
-def _stratified_auc(members, others) -> float | None:
-    """Share of weighted pairs of one label in which the member has the smaller error; ties count half."""
-    wins = pairs = 0.0
-    for label in set(members[1]) & set(others[1]):
-        (a, wa), (b, wb) = (
-            (errors[labels == label], weights[labels == label]) for errors, labels, weights in (members, others)
-        )
-        order = np.argsort(b, kind="stable")
-        b, cumulative = b[order], np.concatenate([[0.0], np.cumsum(wb[order])])
-        below, up_to = cumulative[np.searchsorted(b, a, "left")], cumulative[np.searchsorted(b, a, "right")]
-        total = cumulative[-1]
-        wins += float((wa * (total - up_to + (up_to - below) / 2)).sum())
-        pairs += float(wa.sum() * total)
-    return wins / pairs if pairs else None
+    interval = two_sample_bootstrap(auc, [member_patients, other_patients], resamples, seed=seed)
+    return {**result, "auc": value, "interval": None if interval is None else list(interval)}

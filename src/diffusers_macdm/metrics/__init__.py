@@ -4,7 +4,9 @@
     dice.compute(predictions=masks, references=masks_of_the_radiologist, patient_ids=ids)
 
 Each is a folder with a script that `evaluate.load` takes by its path, too, and that `macdm push-metric` publishes as a Space of
-the Hub. The numbers come from `evaluation/metrics.py`, the intervals from `evaluation/intervals.py`.
+the Hub. Published scripts import this module alone (those of 0.1.0 `diffusers_macdm.evaluation.metrics` as well): the names
+`compute_with_interval` and `measures` are theirs. The numbers come from `statistics/measures.py`, the intervals from
+`statistics/bootstrap.py`.
 """
 
 from __future__ import annotations
@@ -14,8 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..statistics import measures
 from ..statistics.bootstrap import Statistic, patient_bootstrap
 
+
+__all__ = ["METRICS", "compute_with_interval", "load_metric", "measures", "metric_folder"]
 
 METRICS = ("balanced_accuracy", "dice", "hausdorff95", "roc_auc", "sensitivity", "specificity")
 

@@ -14,7 +14,9 @@ import numpy as np
 
 
 Statistic = Callable[[np.ndarray], float]
-MIN_PATIENTS = 5  # of a percentile interval: n values lie on one side of the truth with probability 2^(1 - n), 6 % for five
+MIN_PATIENTS = (
+    5  # of a percentile interval: n values lie on one side of the truth with probability 2^(1 - n), 6 % for five
+)
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,50 @@ def patient_bootstrap(
     num_undefined = len(values) - len(defined)
     if not _enough(defined, num_resamples):
         return Estimate(value, None, num_patients, num_undefined)
-    factor = np.sqrt(num_behind / (num_behind - 1)) * _t_quantile(level, num_behind - 1)
+    factor = np.sqrt(num_behind / (num_behind - 1)) * t_quantile(level, num_behind - 1)
     tail = NormalDist().cdf(-factor)
     low, high = np.quantile(defined, [tail, 1 - tail])
     return Estimate(value, (float(low), float(high)), num_patients, num_undefined)
+
+
+def two_sample_bootstrap(
+    statistic: Statistic,
+    patient_ids: Sequence[Sequence],
+    num_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float] | None:
+    """Return the percentile interval of a statistic of two samples whose patients are drawn apart, with replacement.
+
+    Args:
+        statistic: takes case numbers, int `[M]`, those of the second sample after those of the first, and returns a number or
+            nan.
+        patient_ids: of each case, sample by sample; a case with None is a patient of its own.
+        num_resamples: number of draws.
+        level: level of the interval, between 0 and 1.
+        seed: seed of the draws.
+
+    Returns:
+        Both ends, of the resamples in which the statistic is defined; None where it is defined in none.
+
+    Raises:
+        ValueError: for a sample without a case, and for numbers that are not allowed.
+    """
+    starts = np.cumsum([0, *map(len, patient_ids)])
+    samples = [
+        [start + cases for cases in _cases_of_patients(ids, num_resamples, level)]
+        for start, ids in zip(starts, patient_ids, strict=False)
+    ]
+    generator, values = np.random.default_rng(seed), []
+    for _ in range(num_resamples):
+        drawn = [patients[i] for patients in samples for i in generator.integers(len(patients), size=len(patients))]
+        values.append(statistic(np.concatenate(drawn)))
+    defined = np.array(values)[~np.isnan(values)]
+    if not len(defined):
+        return None
+    tail = (1 - level) / 2
+    low, high = np.quantile(defined, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def difference_of_arms(
@@ -143,7 +185,9 @@ def difference_of_arms(
     """
     num_seeds = len(per_seed_statistic_a)
     if num_seeds != len(per_seed_statistic_b):
-        raise ValueError(f"The arms have {num_seeds} and {len(per_seed_statistic_b)} seeds: a difference needs the same ones.")
+        raise ValueError(
+            f"The arms have {num_seeds} and {len(per_seed_statistic_b)} seeds: a difference needs the same ones."
+        )
 
     def differences(indices: np.ndarray) -> list[float]:
         return [a(indices) - b(indices) for a, b in zip(per_seed_statistic_a, per_seed_statistic_b, strict=True)]
@@ -197,7 +241,7 @@ def _mean_over_seeds(per_seed, num_seeds, patient_ids, num_resamples, level, see
     variance = runs_part + patients_part
     if max(variance, of_patients) < 1e-24:  # no resample and no run differs by more than rounding
         return Estimate(value, None, num_patients, num_undefined, **runs)
-    t_runs, t_patients = _t_quantile(level, num_seeds - 1), _t_quantile(level, num_behind - 1)
+    t_runs, t_patients = t_quantile(level, num_seeds - 1), t_quantile(level, num_behind - 1)
     # t* sqrt(A + B); 0 where A and B are: runs that are alike on the whole and differ in which patients they fail on
     of_both = (runs_part * t_runs + patients_part * t_patients) / np.sqrt(variance) if variance > 0 else 0.0
     margin = max(of_both, t_patients * np.sqrt(of_patients))
@@ -241,7 +285,7 @@ def _enough(defined: np.ndarray, num_resamples: int) -> bool:
     return 2 * len(defined) >= num_resamples and np.ptp(defined) > 1e-12
 
 
-def _t_quantile(level: float, degrees: int) -> float:
+def t_quantile(level: float, degrees: int) -> float:
     """Upper end of the central `level` of Student's t distribution."""
     from scipy.stats import t
 

@@ -4,8 +4,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from ...statistics.measures import dice_per_case, mean_of_defined
-from .. import compute_with_interval
+from diffusers_macdm.metrics import compute_with_interval, measures
 
 
 _DESCRIPTION = """
@@ -56,13 +55,13 @@ class Dice(evaluate.Metric):
         )
 
     def _compute(self, predictions, references, patient_ids=None, both_empty=None, num_resamples=2000, seed=0):
-        values = dice_per_case(predictions, references)
+        values = measures.dice_per_case(predictions, references)
         left_out = int(np.isnan(values).sum())
         if both_empty is not None:
             values, left_out = np.nan_to_num(values, nan=both_empty), 0
         result = compute_with_interval(
             "dice",
-            lambda cases: mean_of_defined(values[cases]),
+            lambda cases: measures.mean_of_defined(values[cases]),
             len(values),
             patient_ids,
             num_resamples,

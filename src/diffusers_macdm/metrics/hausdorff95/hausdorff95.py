@@ -4,8 +4,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from ...statistics.measures import hausdorff95_per_case, mean_of_defined
-from .. import compute_with_interval
+from diffusers_macdm.metrics import compute_with_interval, measures
 
 
 _DESCRIPTION = """
@@ -57,10 +56,10 @@ class Hausdorff95(evaluate.Metric):
         )
 
     def _compute(self, predictions, references, patient_ids=None, spacing=1.0, num_resamples=2000, seed=0):
-        values = hausdorff95_per_case(predictions, references, spacing)
+        values = measures.hausdorff95_per_case(predictions, references, spacing)
         result = compute_with_interval(
             "hausdorff95",
-            lambda cases: mean_of_defined(values[cases]),
+            lambda cases: measures.mean_of_defined(values[cases]),
             len(values),
             patient_ids,
             num_resamples,

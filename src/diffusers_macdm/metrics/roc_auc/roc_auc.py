@@ -4,8 +4,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from ...statistics.measures import roc_auc
-from .. import compute_with_interval
+from diffusers_macdm.metrics import compute_with_interval, measures
 
 
 _DESCRIPTION = """
@@ -59,7 +58,7 @@ class RocAuc(evaluate.Metric):
             raise ValueError(f"{len(of_case)} strata for {len(references)} cases: one for each case is needed.")
         return compute_with_interval(
             "roc_auc",
-            lambda cases: roc_auc(predictions[cases], references[cases], of_case[cases]),
+            lambda cases: measures.roc_auc(predictions[cases], references[cases], of_case[cases]),
             len(references),
             patient_ids,
             num_resamples,

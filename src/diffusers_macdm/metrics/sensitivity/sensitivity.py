@@ -4,8 +4,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from ...statistics.measures import sensitivity
-from .. import compute_with_interval
+from diffusers_macdm.metrics import compute_with_interval, measures
 
 
 _DESCRIPTION = """
@@ -54,7 +53,7 @@ class Sensitivity(evaluate.Metric):
         predictions, references = (np.asarray(values, dtype=float) for values in (predictions, references))
         return compute_with_interval(
             "sensitivity",
-            lambda cases: sensitivity(predictions[cases], references[cases]),
+            lambda cases: measures.sensitivity(predictions[cases], references[cases]),
             len(references),
             patient_ids,
             num_resamples,
