@@ -10,8 +10,6 @@ from diffusers_macdm.data.cases import Cases
 from diffusers_macdm.evaluation.downstream import (
     Budget,
     Stage,
-    balanced_draws,
-    learning_rate_factor,
     measure_diagnosis,
     measure_segmentation,
     predict_masks,
@@ -44,36 +42,6 @@ def squares(count, seed, size=16):
             sample[2, y : y + 5, x : x + 5] = 1.0
         sample[0] += 0.05 * torch.randn(size, size, generator=generator)
     return Cases.of(samples.clamp(-1, 1), labels)
-
-
-def test_classes_in_turn_and_each_case_once_before_any_again():
-    labels = [0] * 7 + [1] * 2 + [2] * 3
-    draws = balanced_draws(labels, 90, seed=1)
-    assert np.array_equal(np.asarray(labels)[draws], np.tile([0, 1, 2], 30))
-    for label in range(3):
-        of_class = draws[label::3]
-        members = np.flatnonzero(np.asarray(labels) == label)
-        counts = np.bincount(of_class, minlength=len(labels))[members]
-        assert counts.sum() == 30 and counts.max() - counts.min() <= 1
-        assert sorted(of_class[: len(members)]) == members.tolist()
-    assert np.array_equal(draws, balanced_draws(labels, 90, seed=1))
-    assert not np.array_equal(draws, balanced_draws(labels, 90, seed=2))
-
-
-def test_a_set_that_stands_twice_is_drawn_from_like_the_set():
-    """Why duplicated real cases can bring no gain: how often each image is drawn is that of the set itself."""
-    labels = np.array([0] * 6 + [1] * 3)
-    once = np.bincount(balanced_draws(labels, 360, seed=0), minlength=9)
-    twice = np.bincount(balanced_draws(np.tile(labels, 2), 360, seed=0) % 9, minlength=9)
-    expected = np.where(labels == 0, 360 / 2 / 6, 360 / 2 / 3)
-    assert np.array_equal(once, expected) and np.array_equal(twice, expected)
-
-
-def test_learning_rate():
-    factors = [learning_rate_factor(step, 100) for step in range(100)]
-    assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0]) and factors[5] == 1
-    assert factors[5 + 95 // 5] == pytest.approx(np.cos(np.pi / 10) ** 2) and 0 < factors[-1] < 1e-3
-    assert learning_rate_factor(0, 1) == 1
 
 
 def test_stages_share_the_steps():

@@ -16,6 +16,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 from tqdm import tqdm
 
+from ..optimisation import Optimiser, one_cycle
 from .images import SIZE, affine_grid, gaussian_blur, in_blocks, to_unit
 
 
@@ -73,19 +74,14 @@ def train_embedding(images: torch.Tensor, steps: int, seed: int, *, device="cpu"
         torch.manual_seed(seed)
         model = CopyEmbedding(steps=steps, seed=seed).to(device)
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=max(steps, 1))
+    optimiser = Optimiser(model.parameters(), LEARNING_RATE, one_cycle(steps, LEARNING_RATE), weight_decay=1e-4)
     model.train()
     with torch.enable_grad():
         for _ in tqdm(range(steps), desc="embedding", disable=not progress):
             chosen = torch.randperm(len(images), generator=generator)[:BATCH_SIZE]
             unit = to_unit(images[chosen])[:, None]
             views = torch.cat([alter(unit, generator), alter(unit, generator)]).to(device)
-            loss = nt_xent(model(views))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+            optimiser.step(nt_xent(model(views)))
     return model.eval().requires_grad_(False)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..data.cases import Cases
+from ..data.sampler import in_cycles
 from ..generate.run import pair_seed
 from ..macdm.joint_sample import MASK_CHANNELS, RADIOGRAPH, join, split
 from ..macdm.refinement import refine_masks
@@ -198,8 +199,5 @@ def masks_for(class_labels: torch.Tensor, given_labels: torch.Tensor, seed: int)
         if not len(members):
             raise ValueError(f"None of the given cases has the label {label}, so there are no masks for it.")
         places = (class_labels == label).nonzero()[:, 0]
-        cycles = -(-len(places) // len(members))
-        random = np.random.default_rng([seed, label])
-        order = np.concatenate([random.permutation(members) for _ in range(cycles)])[: len(places)]
-        chosen[places] = torch.from_numpy(order)
+        chosen[places] = torch.from_numpy(in_cycles(members, len(places), [seed, label]))
     return chosen

@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.optimization import get_cosine_schedule_with_warmup
-from diffusers.training_utils import EMAModel
 from tqdm.auto import tqdm
 
 from ..data.augmentation import AUGMENTATION_DIM, PairAugmentation
 from ..data.cases import Cases
 from ..data.sampler import StepBatchSampler
+from ..optimisation import Optimiser, cosine
 from .model import TrainingBudget
 
 
@@ -81,40 +80,32 @@ def batches(
         yield {name: value.to(device) for name, value in batch.items()}
 
 
-class Optimiser:
-    """AdamW with warm-up, cosine and clipped gradients, and the moving average of the weights."""
+def optimiser_for(
+    parameters: Iterable[torch.nn.Parameter],
+    budget: TrainingBudget,
+    steps: int,
+    *,
+    learning_rate: float | None = None,
+    betas: tuple[float, float] = (0.9, 0.99),
+) -> Optimiser:
+    """Return the optimiser that every model gets: warm-up, cosine, clipped gradients, moving average of the weights.
 
-    def __init__(
-        self,
-        parameters: Iterable[torch.nn.Parameter],
-        budget: TrainingBudget,
-        steps: int,
-        betas: tuple[float, float] = (0.9, 0.99),
-    ):
-        self.parameters = list(parameters)
-        self._optimizer = torch.optim.AdamW(
-            self.parameters, lr=budget.learning_rate, betas=betas, weight_decay=WEIGHT_DECAY, foreach=True
-        )
-        # A warm-up that takes no more than a tenth of a short training.
-        warmup = min(budget.num_warmup_steps, steps // 10)
-        self._schedule = get_cosine_schedule_with_warmup(self._optimizer, warmup, steps)
-        self._average = EMAModel(
-            self.parameters, decay=budget.ema_max_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.75, foreach=True
-        )
-
-    def step(self, loss: torch.Tensor) -> None:
-        # Of these parameters alone: a loss of one network may pass through another one.
-        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
-        torch.nn.utils.clip_grad_norm_(self.parameters, MAX_GRAD_NORM)
-        self._optimizer.step()
-        self._schedule.step()
-        self._average.step(self.parameters)
-
-    def average(self) -> None:
-        """Put the averaged weights in the place of the trained ones."""
-        self._average.copy_to(self.parameters)
+    Args:
+        parameters: parameters that are trained.
+        budget: what its numbers come from.
+        steps: optimisation steps; the warm-up takes no more than a tenth of them.
+        learning_rate: that of the budget when None.
+        betas: of AdamW.
+    """
+    return Optimiser(
+        parameters,
+        budget.learning_rate if learning_rate is None else learning_rate,
+        cosine(steps, warmup=min(budget.num_warmup_steps, steps // 10)),
+        weight_decay=WEIGHT_DECAY,
+        betas=betas,
+        max_grad_norm=MAX_GRAD_NORM,
+        ema_max_decay=budget.ema_max_decay,
+    )
 
 
 def train(
@@ -140,7 +131,7 @@ def train(
         ValueError: when the loss is not finite at the end.
     """
     network.to(device).train()
-    optimiser = Optimiser(network.parameters(), budget, steps)
+    optimiser = optimiser_for(network.parameters(), budget, steps)
     losses = LastLosses()
     start = time.monotonic()
     drawn = batches(cases, budget, steps=steps, seed=seed, device=device, augmentation=PairAugmentation(), progress=progress)

@@ -1,4 +1,8 @@
-"""The order in which training visits the cases: balanced by class, a function of (seed, step, rank) alone."""
+"""The order in which cases are drawn: classes in turn, within a class each case once before any again.
+
+Every draw of the package is made here: the training's, a function of (seed, step, rank) alone, that of the downstream
+networks, that of the masks for films, that of the cases behind variations.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,34 @@ import torch
 
 
 BALANCES = ("class", "none")
+
+
+def shuffled(members: np.ndarray, *seeds: int) -> np.ndarray:
+    """Return the case numbers `[n]` in the random order that follows from the seeds."""
+    return np.random.default_rng(seeds).permutation(members)
+
+
+def in_cycles(members: np.ndarray, count: int, seeds: Sequence[int]) -> np.ndarray:
+    """Return `count` draws from case numbers `[n]`: shuffled cycles, so that none is drawn twice before all are drawn once."""
+    generator = np.random.default_rng(seeds)
+    cycles = [generator.permutation(members) for _ in range(-(-count // len(members)))]
+    return np.concatenate([members[:0], *cycles])[:count]
+
+
+def balanced_draws(class_labels: Sequence[int] | torch.Tensor, count: int, seed: int | Sequence[int]) -> np.ndarray:
+    """Return the numbers of the cases that are drawn, int64 `[count]`: the classes in turn, each in shuffled cycles.
+
+    A case of a class of n is drawn `count / (classes * n)` times, give or take one, and a set in which every case stands twice
+    is drawn from like the set itself.
+    """
+    labels = np.asarray(class_labels)
+    classes = np.unique(labels)
+    seeds = [seed] if isinstance(seed, int) else list(seed)
+    draws = np.empty(count, dtype=np.int64)
+    for place, label in enumerate(classes):
+        needed = len(range(place, count, len(classes)))
+        draws[place :: len(classes)] = in_cycles(np.flatnonzero(labels == label), needed, [*seeds, int(label)])
+    return draws
 
 
 class StepBatchSampler(torch.utils.data.Sampler):
@@ -81,4 +113,4 @@ class StepBatchSampler(torch.utils.data.Sampler):
         return int(self._cycle(class_number, cycle)[place]), int(state >> np.uint64(1))
 
     def _shuffled(self, class_number: int, cycle: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, class_number, cycle]).permutation(self.members[class_number])
+        return shuffled(self.members[class_number], self.seed, class_number, cycle)

@@ -16,6 +16,8 @@ import torch
 
 from ..data.augmentation import PairAugmentation
 from ..data.cases import Cases
+from ..data.sampler import balanced_draws
+from ..optimisation import Optimiser, warm_start_cosine
 from ..statistics.measures import dice_per_case, hausdorff95_per_case, mean_of_defined, roc_auc
 from .networks import diagnosis_classifier, segmenter
 
@@ -146,25 +148,6 @@ class DownstreamTraining:
         )
 
 
-def balanced_draws(class_labels: Sequence[int] | torch.Tensor, count: int, seed: int | Sequence[int]) -> np.ndarray:
-    """Numbers of the cases that are drawn, `[count]`: the classes in turn, within a class each case once before any again.
-
-    So a case of a class of n is drawn `count / (classes * n)` times, give or take one, and a set in which every case stands
-    twice is drawn from like the set itself.
-    """
-    labels = np.asarray(class_labels)
-    classes = np.unique(labels)
-    seeds = [seed] if isinstance(seed, int) else list(seed)
-    draws = np.empty(count, dtype=np.int64)
-    for place, label in enumerate(classes):
-        members = np.flatnonzero(labels == label)
-        generator = np.random.default_rng([*seeds, int(label)])
-        needed = len(range(place, count, len(classes)))
-        rounds = [generator.permutation(members) for _ in range(-(-needed // len(members)))]
-        draws[place :: len(classes)] = np.concatenate([members[:0], *rounds])[:needed]
-    return draws
-
-
 def stage_steps(stages: Sequence[Stage], steps: int) -> list[int]:
     """Steps of each stage; together they are all of them.
 
@@ -179,14 +162,6 @@ def stage_steps(stages: Sequence[Stage], steps: int) -> list[int]:
     if min(counts) < 1:
         raise ValueError(f"{steps} steps are too few for stages with shares {shares.tolist()}.")
     return counts
-
-
-def learning_rate_factor(step: int, steps: int) -> float:
-    """Share of the learning rate at a step from 0 on: a linear warm-up, then a cosine that would be 0 at `steps`."""
-    warmup = math.ceil(WARMUP_SHARE * steps)
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 + 0.5 * math.cos(math.pi * (step - warmup) / (steps - warmup)) if steps > warmup else 0.0
 
 
 def train_classifier(
@@ -329,8 +304,8 @@ def _train(build, loss_of, score, stages, validation, budget, seed, augmentation
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = build().to(device).train()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=budget.learning_rate, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, budget.steps))
+    schedule = warm_start_cosine(budget.steps, warmup=math.ceil(WARMUP_SHARE * budget.steps))
+    optimiser = Optimiser(network.parameters(), budget.learning_rate, schedule, weight_decay=WEIGHT_DECAY)
 
     step, best = 0, None
     for number, (stage, count) in enumerate(zip(stages, counts, strict=True)):
@@ -341,11 +316,7 @@ def _train(build, loss_of, score, stages, validation, budget, seed, augmentation
             if augmentation is not None:
                 augmented = (augmentation(*pair)[0] for pair in zip(samples, augmentation_seeds.tolist(), strict=True))
                 samples = torch.stack(list(augmented))
-            loss = loss_of(network, samples.to(device), stage.cases.class_labels[chosen].to(device))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+            optimiser.step(loss_of(network, samples.to(device), stage.cases.class_labels[chosen].to(device)))
             step += 1
             if progress is not None:
                 progress(step)

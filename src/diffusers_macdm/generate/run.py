@@ -33,6 +33,7 @@ from tqdm.auto import tqdm
 from ..data.dataset import PairDataset
 from ..data.layout import FOLDERS, METADATA, OPTIONAL_COLUMNS
 from ..data.loading import load_pairs
+from ..data.sampler import shuffled
 from ..devices import available_device
 from ..hub.loading import load_pipeline, own_version
 from ..macdm import MaCDMPipeline
@@ -449,8 +450,7 @@ def _plan(settings: dict, cases: PairDataset | None) -> tuple[list[dict], list[i
         case_name = None
         if cases is not None:
             cycle, place = divmod(visit, len(members[label]))
-            order = np.random.default_rng([seed, turn, cycle]).permutation(members[label])
-            case_indices.append(int(order[place]))
+            case_indices.append(int(shuffled(members[label], seed, turn, cycle)[place]))
             case_name = cases.names[case_indices[-1]]
             # A variation shows the patient that it was made from, and must never stand in another split.
             row |= {column: values[case_indices[-1]] for column, values in inherited.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +13,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from ...data.cases import Cases
 from ...macdm.joint_sample import CHANNELS, RADIOGRAPH
 from ..model import GenerativeModel, TrainingBudget
-from ..training import LastLosses, Optimiser, batches, count_classes, freeze, own_randomness, total_facts
+from ..training import LastLosses, batches, count_classes, freeze, optimiser_for, own_randomness, total_facts
 
 
 LATENT_DIM = 64
@@ -47,9 +46,12 @@ class ConditionalGAN(GenerativeModel):
         with own_randomness(seed, device):
             self.generator = Generator(cases.size, self.num_classes, budget).to(device).train()
             discriminator = Discriminator(cases.size, self.num_classes, budget).to(device).train()
-            own_rate = replace(budget, learning_rate=budget.gan_learning_rate)
-            of_generator = Optimiser(self.generator.parameters(), own_rate, budget.steps, BETAS)
-            of_discriminator = Optimiser(discriminator.parameters(), own_rate, budget.steps, BETAS)
+            of_generator, of_discriminator = (
+                optimiser_for(
+                    network.parameters(), budget, budget.steps, learning_rate=budget.gan_learning_rate, betas=BETAS
+                )
+                for network in (self.generator, discriminator)
+            )
             drawn = batches(
                 cases,
                 budget,

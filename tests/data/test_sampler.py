@@ -1,0 +1,43 @@
+"""What is drawn how often. (The draws of the training scripts are tested in `test_loading.py`.)"""
+
+import numpy as np
+import pytest
+
+from diffusers_macdm.data.sampler import balanced_draws, in_cycles, shuffled
+
+
+def test_classes_in_turn_and_each_case_once_before_any_again():
+    labels = [0] * 7 + [1] * 2 + [2] * 3
+    draws = balanced_draws(labels, 90, seed=1)
+    assert np.array_equal(np.asarray(labels)[draws], np.tile([0, 1, 2], 30))
+    for label in range(3):
+        of_class = draws[label::3]
+        members = np.flatnonzero(np.asarray(labels) == label)
+        counts = np.bincount(of_class, minlength=len(labels))[members]
+        assert counts.sum() == 30 and counts.max() - counts.min() <= 1
+        assert sorted(of_class[: len(members)]) == members.tolist()
+    assert np.array_equal(draws, balanced_draws(labels, 90, seed=1))
+    assert not np.array_equal(draws, balanced_draws(labels, 90, seed=2))
+
+
+def test_a_set_that_stands_twice_is_drawn_from_like_the_set():
+    """Why duplicated real cases can bring no gain: how often each image is drawn is that of the set itself."""
+    labels = np.array([0] * 6 + [1] * 3)
+    once = np.bincount(balanced_draws(labels, 360, seed=0), minlength=9)
+    twice = np.bincount(balanced_draws(np.tile(labels, 2), 360, seed=0) % 9, minlength=9)
+    expected = np.where(labels == 0, 360 / 2 / 6, 360 / 2 / 3)
+    assert np.array_equal(once, expected) and np.array_equal(twice, expected)
+
+
+def test_cycles():
+    members = np.array([3, 8, 9])
+    draws = in_cycles(members, 7, [0, 1])
+    assert sorted(draws[:3]) == sorted(draws[3:6]) == members.tolist() and len(draws) == 7
+    assert len(in_cycles(members, 0, [0, 1])) == 0
+    generator = np.random.default_rng([0, 1])
+    assert draws.tolist() == np.concatenate([generator.permutation(members) for _ in range(3)])[:7].tolist()
+
+
+@pytest.mark.parametrize("seeds", [(0, 1, 2), (5, 0, 0)])
+def test_shuffled(seeds):
+    assert shuffled([4, 5, 6], *seeds).tolist() == np.random.default_rng(list(seeds)).permutation([4, 5, 6]).tolist()
