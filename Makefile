@@ -1,4 +1,4 @@
-# make test | slow-test | floor-test | lint | demo | experiments | benchmark-audit | single-file | clean
+# make test | slow-test | floor-test | lint | demo | experiments | benchmark-audit | clean
 #
 # Each target makes the virtual environment it needs (about two minutes, once) from the package registry alone.
 #   PYTHON    the interpreter to make it with: Python 3.11 or newer, for which constraints.txt pins every package
@@ -17,7 +17,7 @@ EXPERIMENTS_OUT ?= runs/experiments
 VENV := .venv
 PIP_INSTALL := bin/python -m pip install -qq --no-input --disable-pip-version-check
 
-.PHONY: browser demo experiments test slow-test floor-test lint benchmark-audit single-file clean
+.PHONY: browser demo experiments test slow-test floor-test lint benchmark-audit clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python pipelines/demo.py --output_dir $(DEMO_OUT)
@@ -46,10 +46,6 @@ lint: $(VENV)/.installed
 benchmark-audit: $(VENV)/.installed
 	@mkdir -p runs
 	$(VENV)/bin/python benchmarks/audit.py runs/benchmark-audit.json
-
-# pipelines/macdm anew from the package, after a change of what sampling needs.
-single-file: $(VENV)/.installed
-	$(VENV)/bin/python pipelines/write_single_file.py
 
 # torch comes first and under its own name: asked for by range only, pip would take the newest CUDA build (several GB).
 # The rest is then constrained by everything but torch, so that TORCH may differ from the pin.

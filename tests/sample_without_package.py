@@ -2,7 +2,7 @@
 
     python sample_without_package.py FOLDER CUSTOM_PIPELINE OUT.npz [DIRECTORY ...]
 
-The directories are added to sys.path: for an interpreter that was started without any site-packages. tests/test_single_file.py
+The directories are added to sys.path: for an interpreter that was started without any site-packages. tests/hub/test_sources.py
 runs this, and calls `samples` on the package's own pipeline.
 """
 

@@ -24,6 +24,7 @@ import copy_watch
 import training_utils
 from diffusers_macdm import GuidanceClassifier, MaCDMPipeline, MaCDMUNet2DModel
 from diffusers_macdm.conversion.guided_diffusion import load_guided_diffusion, without_class_labels
+from diffusers_macdm.conversion.plain_unet import from_plain, from_unet2d
 from diffusers_macdm.macdm.forward_process import PREDICTION_TYPES, TASKS, ForwardProcess, draw_timesteps
 from diffusers_macdm.macdm.joint_sample import CHANNELS
 from diffusers_macdm.macdm.loss import HybridLoss
@@ -143,11 +144,11 @@ def build_unet(args: argparse.Namespace, num_classes: int, augmentation_dim: int
         }
         if Path(args.pretrained_unet).is_file():
             plain, weights = _load_guided_diffusion(args, num_classes)
-            unet = MaCDMUNet2DModel.from_plain(plain, weights, **overrides)
+            unet = from_plain(plain, weights, **overrides)
         elif _load_config("pretrained_unet", args.pretrained_unet).get("_class_name") == "MaCDMUNet2DModel":
             unet = MaCDMUNet2DModel.from_pretrained(args.pretrained_unet)
         else:
-            unet = MaCDMUNet2DModel.from_unet2d(UNet2DModel.from_pretrained(args.pretrained_unet), **overrides)
+            unet = from_unet2d(UNet2DModel.from_pretrained(args.pretrained_unet), **overrides)
     elif args.model_config_name_or_path:
         config = _load_config("model_config_name_or_path", args.model_config_name_or_path)
         unet = MaCDMUNet2DModel.from_config(config)

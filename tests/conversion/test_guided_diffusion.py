@@ -9,6 +9,7 @@ from original_unet import Original
 
 from diffusers_macdm import MaCDMUNet2DModel
 from diffusers_macdm.conversion.guided_diffusion import convert_guided_diffusion, load_guided_diffusion, without_class_labels
+from diffusers_macdm.conversion.plain_unet import from_plain
 
 
 LAYOUTS = {
@@ -116,7 +117,7 @@ def test_published_checkpoints_need_no_flags(name):
 
 def joint_network(config, weights, **overrides):
     overrides = {"sample_size": 16, "in_channels": 3, "out_channels": 6, "num_class_embeds": 3, **overrides}
-    return MaCDMUNet2DModel.from_plain(config, weights, **overrides).eval()
+    return from_plain(config, weights, **overrides).eval()
 
 
 @torch.no_grad()

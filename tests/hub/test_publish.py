@@ -28,7 +28,7 @@ from diffusers_macdm.data.loading import load_pairs
 from diffusers_macdm.generate.run import generate
 from diffusers_macdm.hub import publish as publishing
 from diffusers_macdm.hub.publish import push_dataset, push_metric, push_model
-from diffusers_macdm.hub.single_file import self_contained_files
+from diffusers_macdm.hub.sources import source_files
 from diffusers_macdm.metrics import metric_folder
 from diffusers_macdm.phantom.write import write_phantom
 from diffusers_macdm.provenance.guard import contaminated_cases
@@ -139,7 +139,7 @@ def test_what_is_published_is_what_was_saved(hub, model, tmp_path):
             published = load_file(path)
             assert published.keys() == own.keys()
             assert all(torch.equal(published[key], own[key].to(dtype)) for key in own)
-    assert {path: text.decode() for path, text in files.items() if path.endswith(".py")} == self_contained_files(
+    assert {path: text.decode() for path, text in files.items() if path.endswith(".py")} == source_files(
         ["unet", "guidance_classifier"]
     )
     assert json.loads(files["unet/config.json"])["sample_size"] == 16

@@ -12,6 +12,7 @@ from diffusers.training_utils import EMAModel
 from tiny_models import TINY_UNET, randomised, tiny_unet
 
 from diffusers_macdm import MaCDMUNet2DModel
+from diffusers_macdm.conversion.plain_unet import from_unet2d
 
 
 LABELS = torch.tensor([0, 1])
@@ -341,7 +342,7 @@ def plain_unet(**overrides):
 
 
 def start(plain, **config):
-    return MaCDMUNet2DModel.from_unet2d(plain, **config).eval()
+    return from_unet2d(plain, **config).eval()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ Both are the same architecture under other names. The shapes of the weights tell
 heads; of the published checkpoints these are known (`PUBLISHED`), of others they must be given.
 
     config, weights = load_guided_diffusion("256x256_diffusion_uncond.pt")
-    unet = MaCDMUNet2DModel.from_plain(config, weights, sample_size=256, in_channels=3, out_channels=6, num_class_embeds=3)
+    unet = from_plain(config, weights, sample_size=256, in_channels=3, out_channels=6, num_class_embeds=3)
 """
 
 from __future__ import annotations

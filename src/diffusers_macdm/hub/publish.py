@@ -583,9 +583,9 @@ def _refuse_non_finite(module: torch.nn.Module, name: str, variant: str) -> None
 
 def _code(folders: Sequence[str]) -> dict[str, bytes]:
     """The sources that load the pipeline where this package is not installed, by path in the repository."""
-    from .single_file import self_contained_files
+    from .sources import source_files
 
-    return {path: text.encode() for path, text in self_contained_files(folders).items()}
+    return {path: text.encode() for path, text in source_files(folders).items()}
 
 
 def _model_card(folder: Path, repo_id: str, synthetic_dir, **facts) -> tuple[dict[str, Path | bytes], list[str]]:

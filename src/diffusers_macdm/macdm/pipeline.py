@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
-from diffusers import DDPMParallelScheduler, DDPMScheduler, DiffusionPipeline, PNDMScheduler
+from diffusers import DDPMParallelScheduler, DDPMScheduler, DiffusionPipeline, ModelMixin, PNDMScheduler
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.configuration_utils import FrozenDict
 from diffusers.utils import BaseOutput, logging
@@ -27,7 +27,6 @@ from .guidance import (
     classifier_guided_noise,
     in_guidance_interval,
 )
-from .guidance_classifier import GuidanceClassifier
 from .image_processor import OUTPUT_TYPES, masks_from, radiographs_from, to_output
 from .joint_sample import (
     ANATOMY_MASK,
@@ -41,7 +40,6 @@ from .joint_sample import (
     to_signal,
 )
 from .refinement import refine_mask, refine_masks
-from .unet import MaCDMUNet2DModel
 
 
 logger = logging.get_logger("diffusers.macdm.pipeline")
@@ -111,12 +109,13 @@ class MaCDMPipeline(DiffusionPipeline):
     _optional_components = ["guidance_classifier", "weak_unet"]
     _callback_tensor_inputs = ["latents", "class_labels"]
 
+    # The components are annotated by their base class: a published repository has a file of its own for each of them.
     def __init__(
         self,
-        unet: MaCDMUNet2DModel,
+        unet: ModelMixin,
         scheduler,
-        guidance_classifier: GuidanceClassifier | None = None,
-        weak_unet: MaCDMUNet2DModel | None = None,
+        guidance_classifier: ModelMixin | None = None,
+        weak_unet: ModelMixin | None = None,
     ):
         super().__init__()
         # `OtherScheduler.from_config(pipe.scheduler.config)` drops every value listed in `_use_default_values` in favour
