@@ -29,10 +29,10 @@ from .embedding import CopyEmbedding, train_embedding
 from .images import SIZE, plant_copies, to_audit_size
 from .membership import NOISE_LEVELS, denoising_errors, membership_auc
 from .neighbours import Comparison, Gallery
+from .settings import EMBEDDING_STEPS, Settings
 
 
 AUDIT_FILE, VERDICTS_FILE = "audit.json", "audit.jsonl"
-EMBEDDING_STEPS = 400
 MAX_PLANTED = 100  # training images of which copies are planted, of each kind
 MAX_MEMBERS = 200  # cases on either side of the membership inference
 # Share of planted copies that must be found for the audit to be relied on.
@@ -182,37 +182,12 @@ def sensitivity_of(detector: CopyDetector, seed: int, count: int = MAX_PLANTED, 
     return found
 
 
-def audit(
-    real: str | Path,
-    synthetic: str | Path,
-    out: str | Path,
-    *,
-    model: str | Path | None = None,
-    embedding: str | Path | None = None,
-    embedding_steps: int = EMBEDDING_STEPS,
-    planted: int = MAX_PLANTED,
-    strengths: Sequence[float] = (),
-    variations: int = 64,
-    seed: int = 0,
-    device: str | torch.device | None = None,
-    progress: bool = True,
-) -> dict:
+def run(settings: Settings, *, show_progress: bool = True) -> dict:
     """Audit a synthetic set for copies of the images that its model was trained on.
 
     Args:
-        real: the real data set; the copied would be in its train split, and its validation split says how near an image comes
-            that copies nobody. A test split, where there is one, measures the false alarms.
-        synthetic: the set to audit (its train split).
-        out: new or empty folder.
-        model: the model itself, for membership inference and `strengths`; its record also says which cases trained it.
-        embedding: the `embedding` folder of an earlier audit against the same training images.
-        embedding_steps: training steps of the embedding otherwise.
-        planted: training images of which copies are planted, of each kind.
-        strengths: noise levels `Z / T` in (0, 1] at which variations of training cases are made with `model` and audited.
-        variations: number of them at each strength.
-        seed: everything random follows from it.
-        device: for the embedding and the model; "cuda" where there is one, else "cpu", when None.
-        progress: whether to show progress bars on stderr.
+        settings: what is asked for.
+        show_progress: whether to show on stderr how far the work is.
 
     Returns:
         What `audit.json` says.
@@ -221,54 +196,56 @@ def audit(
         FileNotFoundError, ValueError: when a set, the model or the embedding cannot be read, or settings do not go together.
         FileExistsError: when `out` has files in it.
     """
-    out = Path(out)
+    out = Path(settings.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is not an empty folder; nothing is overwritten.")
-    if strengths and model is None:
+    if settings.strengths and settings.model is None:
         raise ValueError("strengths need the model that makes the variations.")
-    for strength in strengths:
+    for strength in settings.strengths:
         if not 0 < strength <= 1:
             raise ValueError(f"strength {strength} is not allowed: a noise level in (0, 1] is needed.")
     for name, value, least in (
-        ("embedding_steps", embedding_steps, 1),
-        ("planted", planted, 1),
-        ("variations", variations, 1),
-        ("seed", seed, 0),
+        ("embedding_steps", settings.embedding_steps, 1),
+        ("planted", settings.planted, 1),
+        ("variations", settings.variations, 1),
+        ("seed", settings.seed, 0),
     ):
         if value < least:
             raise ValueError(f"{name}={value} is not allowed: at least {least} is needed.")
-    device = available_device(device)
+    device = available_device(settings.device)
 
-    pipe = None if model is None else _pipeline(model, device)  # first: what cannot be loaded is said at once
-    made = load_radiographs(synthetic, "train", columns=("strength", "source", "masks_from"))
-    training = load_radiographs(real, "train", made.side)
-    validation = load_radiographs(real, "validation", made.side)
+    pipe = None if settings.model is None else _pipeline(settings.model, device)  # first: what cannot be loaded is said at once
+    made = load_radiographs(settings.synthetic, "train", columns=("strength", "source", "masks_from"))
+    training = load_radiographs(settings.real, "train", made.side)
+    validation = load_radiographs(settings.real, "validation", made.side)
     num_available = len(training)
-    training, notes = trained_on(training, real, model=model, synthetic=synthetic)
-    learned = _load_embedding(embedding) if embedding is not None else None
+    training, notes = trained_on(training, settings.real, model=settings.model, synthetic=settings.synthetic)
+    learned = _load_embedding(settings.embedding) if settings.embedding is not None else None
     detector, left_out = build_detector(
         training,
         validation,
         embedding=learned,
-        embedding_steps=embedding_steps,
-        seed=seed,
+        embedding_steps=settings.embedding_steps,
+        seed=settings.seed,
         device=device,
-        progress=progress,
+        progress=show_progress,
     )
     notes += left_out
     if len(detector.null) < 100:
         notes.append(f"Only {len(detector.null)} validation images set the threshold; 100 make it firm.")
 
-    comparison = detector.gallery.compare(made.images, progress="synthetic images" if progress else None)
+    comparison = detector.gallery.compare(made.images, progress="synthetic images" if show_progress else None)
     copies = detector.is_copy(comparison)
-    sensitivity = sensitivity_of(detector, seed, planted, progress)
-    false_alarms = _false_alarms(real, detector, made.side, progress)
+    sensitivity = sensitivity_of(detector, settings.seed, settings.planted, show_progress)
+    false_alarms = _false_alarms(settings.real, detector, made.side, show_progress)
 
     membership = curve = None
     if pipe is not None:
-        membership = _membership(pipe, real, set(training.names), seed)
-        if strengths:
-            curve = strength_curve(pipe, real, training, detector, strengths, variations, seed, progress)
+        membership = _membership(pipe, settings.real, set(training.names), settings.seed)
+        if settings.strengths:
+            curve = strength_curve(
+                pipe, settings.real, training, detector, settings.strengths, settings.variations, settings.seed, show_progress
+            )
 
     result = {
         "verdict": "",
@@ -298,16 +275,16 @@ def audit(
         },
         "notes": notes,
         "settings": {
-            "real": str(real),
-            "synthetic": str(synthetic),
-            "model": None if model is None else str(model),
+            "real": str(settings.real),
+            "synthetic": str(settings.synthetic),
+            "model": None if settings.model is None else str(settings.model),
             "training_images": len(training),
             "training_images_available": num_available,
             "validation_images": len(detector.null),
             "synthetic_images": len(made),
             "size": min(made.side, SIZE),
             "embedding_steps": detector.gallery.embedding.config.steps,
-            "seed": seed,
+            "seed": settings.seed,
         },
         "versions": _versions(),
     }

@@ -11,7 +11,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from ..data.augmentation import AUGMENTATION_DIM
 from ..macdm.forward_process import ForwardProcess
-from .model import TrainingBudget
+from .settings import TrainingBudget
 
 
 NUM_TRAIN_TIMESTEPS = 1000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,67 +14,10 @@ from ..data.sampler import in_cycles
 from ..generate.run import pair_seed
 from ..macdm.joint_sample import MASK_CHANNELS, RADIOGRAPH, join, split
 from ..macdm.refinement import refine_masks
+from .settings import TrainingBudget
 
 
 MASK_SOURCES = ("generated", "given", "none")
-
-
-@dataclass(frozen=True)
-class TrainingBudget:
-    """What every model gets alike.
-
-    Attributes:
-        steps: updates of weights on one batch each, over all networks of a model: what trains a guidance classifier or an
-            autoencoder is taken from it. A generator and its discriminator take a step together.
-        batch_size: cases in a step.
-        learning_rate: of AdamW, after the warm-up; it falls to 0 as a cosine. That of all diffusion models.
-        gan_learning_rate: the same of generator and discriminator, which a rate for a short diffusion training makes collapse.
-        block_out_channels: channels of the main network at each resolution, finest first; multiples of `norm_num_groups`.
-        layers_per_block: residual blocks at each resolution.
-        patch_size: patches of this side become channels in front of a denoiser of pixels (`MaCDMUNet2DModel`).
-        num_inference_steps: calls of the denoiser for a sample, guidance apart.
-        num_warmup_steps: steps in which the learning rate rises.
-        ema_max_decay: of the moving average of the weights, which is what samples.
-        norm_num_groups: groups of each normalisation.
-        num_workers: processes that augment ahead.
-    """
-
-    steps: int = 4000
-    batch_size: int = 16
-    learning_rate: float = 2e-4
-    gan_learning_rate: float = 2e-4
-    block_out_channels: tuple[int, ...] = (64, 128, 256)
-    layers_per_block: int = 2
-    patch_size: int = 1
-    num_inference_steps: int = 50
-    num_warmup_steps: int = 100
-    ema_max_decay: float = 0.9999
-    norm_num_groups: int = 8
-    num_workers: int = 0
-
-    def __post_init__(self):
-        positive = ("steps", "batch_size", "learning_rate", "gan_learning_rate", "layers_per_block", "patch_size")
-        for name in (*positive, "num_inference_steps"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} is not allowed: it must be greater than 0.")
-        for name, least in (("steps", 2), ("num_workers", 0)):  # the second step is the guidance classifier's
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)} is not allowed: at least {least} is needed.")
-        wrong = [channels for channels in self.block_out_channels if channels < 1 or channels % self.norm_num_groups]
-        if wrong or not self.block_out_channels:
-            raise ValueError(
-                f"block_out_channels={self.block_out_channels} is not allowed: each must be a multiple of "
-                f"norm_num_groups={self.norm_num_groups}."
-            )
-
-    def check_size(self, size: int) -> None:
-        """Raise `ValueError` unless the denoiser can halve joint samples of this side as often as it has resolutions."""
-        multiple = self.patch_size * 2 ** (len(self.block_out_channels) - 1)
-        if size % multiple:
-            raise ValueError(
-                f"A side of {size} px is not allowed: with patch_size {self.patch_size} and {len(self.block_out_channels)} "
-                f"block_out_channels it must be a multiple of {multiple}."
-            )
 
 
 class GenerativeModel(ABC):

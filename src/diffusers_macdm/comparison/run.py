@@ -27,7 +27,6 @@ from ..audit.copies import CopyDetector, proportion
 from ..audit.embedding import train_embedding
 from ..audit.images import to_audit_size
 from ..audit.neighbours import Gallery
-from ..audit.run import EMBEDDING_STEPS
 from ..data.cases import Cases
 from ..devices import available_device
 from ..evaluation.arms import CONTROLS, Arm, build_arms, stages_of
@@ -50,9 +49,9 @@ from ..hub.loading import own_version
 from ..report.contact_sheet import contact_sheet, save
 from .diffusion import NUM_TRAIN_TIMESTEPS
 from .folds import Part, labels_for, make_parts
-from .model import TrainingBudget
 from .models import MODELS
 from .page import write_comparison_page
+from .settings import Settings, TrainingBudget
 from .summary import Done, summarise
 
 
@@ -61,51 +60,12 @@ PACKAGES = ("torch", "diffusers", "transformers", "monai", "scikit-learn", "scip
 SHEET_PAIRS = 8  # of each label, the first ones
 
 
-def compare(
-    real: str | Path,
-    out: str | Path,
-    *,
-    models: Sequence[str] = tuple(MODELS),
-    budget: TrainingBudget | None = None,
-    train_sizes: Sequence[int] | None = None,
-    samples_per_class: Sequence[int] | None = None,
-    folds: int | None = None,
-    held_out_folds: int | None = None,
-    num_synthetic: int | None = None,
-    size: int = 64,
-    seeds: Sequence[int] = (0, 1, 2),
-    eval_steps: int = 1000,
-    eval_batch_size: int = 32,
-    validate_every: int = 50,
-    pretrained_classifier: str | None = None,
-    classifier_width: int = 64,
-    segmenter_width: int = 32,
-    feature_extractor: str | None = None,
-    audit_steps: int = EMBEDDING_STEPS,
-    num_resamples: int = 2000,
-    device: str | torch.device | None = None,
-    progress: bool = True,
-) -> dict:
+def run(settings: Settings, *, show_progress: bool = True) -> dict:
     """Train generative models on the same cases with the same budget, and compare what their pairs are good for.
 
     Args:
-        real: the real set. Without folds it needs train, validation and test splits.
-        out: new folder, or one that was interrupted.
-        models: names of `models.MODELS`.
-        budget: of each generative model; `TrainingBudget()` when None.
-        train_sizes, samples_per_class, folds, held_out_folds: see `folds.make_parts`.
-        num_synthetic: pairs that each model draws; as many as there are training cases when None.
-        size: side in pixels that all cases are resampled to.
-        seeds: of the downstream trainings, the same in all arms; the first one is also that of the generative models.
-        eval_steps, eval_batch_size: of every downstream training.
-        validate_every: steps between two looks at the validation cases, which choose the state.
-        pretrained_classifier: ImageNet weights (see `networks.diagnosis_classifier`).
-        classifier_width, segmenter_width: channels of the downstream networks' first stages.
-        feature_extractor: for the realism (see `features.load_feature_extractor`); the diagnosis classifier when None.
-        audit_steps: of the copy detector's embedding.
-        num_resamples: of the bootstrap over patients.
-        device: "cuda" where there is one, else "cpu", when None.
-        progress: whether to show progress bars on stderr.
+        settings: what is asked for.
+        show_progress: whether to show on stderr how far the work is.
 
     Returns:
         What `comparison.json` says.
@@ -114,82 +74,101 @@ def compare(
         FileNotFoundError, ValueError: when the set cannot be read, is too small, or settings do not go together.
         FileExistsError: when `out` is complete or holds something else.
     """
-    out = Path(out)
-    budget = TrainingBudget() if budget is None else budget
-    _check(models, seeds, num_synthetic, train_sizes)
-    for name, value, least in (("size", size, 8), ("audit_steps", audit_steps, 1), ("num_resamples", num_resamples, 1)):
+    out = Path(settings.out)
+    budget = settings.budget
+    _check(settings.models, settings.seeds, settings.num_synthetic, settings.train_sizes)
+    for name, value, least in (
+        ("size", settings.size, 8),
+        ("embedding_steps", settings.embedding_steps, 1),
+        ("resamples", settings.resamples, 1),
+    ):
         if value < least:
             raise ValueError(f"{name}={value} is not allowed: at least {least} is needed.")
     if budget.num_inference_steps > NUM_TRAIN_TIMESTEPS:
         raise ValueError(
             f"num_inference_steps={budget.num_inference_steps} is not allowed: there are {NUM_TRAIN_TIMESTEPS} noise levels."
         )
-    for name in models:
-        MODELS[name].check_size(size, budget)
-    device = available_device(device)
-    widths = {DIAGNOSIS: classifier_width, SEGMENTATION: segmenter_width}
-    budgets = {task: Budget(eval_steps, eval_batch_size, LEARNING_RATES[task], validate_every, widths[task]) for task in TASKS}
+    for name in settings.models:
+        MODELS[name].check_size(settings.size, budget)
+    device = available_device(settings.device)
+    widths = {DIAGNOSIS: settings.classifier_width, SEGMENTATION: settings.segmenter_width}
+    budgets = {
+        task: Budget(
+            settings.downstream_steps,
+            settings.downstream_batch_size,
+            LEARNING_RATES[task],
+            settings.validate_every,
+            widths[task],
+        )
+        for task in TASKS
+    }
     refuse_foreign(out, COMPARISON_FILE, "comparison")
 
-    splits, notes = load_real(real, size, pooled=folds is not None)
-    parts = make_parts(splits, folds, train_sizes, samples_per_class, held_out_folds)
+    splits, notes = load_real(settings.real, settings.size, pooled=settings.folds is not None)
+    parts = make_parts(splits, settings.folds, settings.train_sizes, settings.samples_per_class, settings.held_out_folds)
     num_classes = 1 + max(int(cases.class_labels.max()) for cases in splits.values())
-    training = DownstreamTraining(budgets, num_classes, pretrained_classifier, device)
-    training.check(size)
-    extractor = None if feature_extractor is None else load_feature_extractor(feature_extractor, device=device)
-    settings = {
-        "real": str(real),
+    training = DownstreamTraining(budgets, num_classes, settings.pretrained_classifier, device)
+    training.check(settings.size)
+    extractor = (
+        None if settings.feature_extractor is None else load_feature_extractor(settings.feature_extractor, device=device)
+    )
+    recorded = {
+        "real": str(settings.real),
         "cases": {split: len(cases) for split, cases in splits.items()},
         "real_sha256": {split: cases.digest() for split, cases in splits.items()},
-        "models": list(models),
+        "models": list(settings.models),
         "budget": {name: value for name, value in asdict(budget).items() if name != "num_workers"},
-        "train_sizes": None if train_sizes is None else list(train_sizes),
-        "samples_per_class": None if samples_per_class is None else list(samples_per_class),
-        "folds": folds,
-        "held_out_folds": held_out_folds,
-        "num_synthetic": num_synthetic,
-        "size": size,
-        "seeds": list(seeds),
+        "train_sizes": None if settings.train_sizes is None else list(settings.train_sizes),
+        "samples_per_class": None if settings.samples_per_class is None else list(settings.samples_per_class),
+        "folds": settings.folds,
+        "held_out_folds": settings.held_out_folds,
+        "num_synthetic": settings.num_synthetic,
+        "size": settings.size,
+        "seeds": list(settings.seeds),
         "downstream_budgets": {task: asdict(budgets[task]) for task in TASKS},
-        "pretrained_classifier": pretrained_classifier,
-        "feature_extractor": feature_extractor,
-        "audit_steps": audit_steps,
-        "num_resamples": num_resamples,
+        "pretrained_classifier": settings.pretrained_classifier,
+        "feature_extractor": settings.feature_extractor,
+        "audit_steps": settings.embedding_steps,
+        "num_resamples": settings.resamples,
         "device": device.type,
         "num_workers": budget.num_workers,
     }
-    begin(out, settings, may_change=("real", "num_workers"))
+    begin(out, recorded, may_change=("real", "num_workers"))
 
     done = []
     for part in parts:
         place = out / part.trained_folder
-        labels = labels_for(part.train, num_synthetic or len(part.train), seeds[0])
+        labels = labels_for(part.train, settings.num_synthetic or len(part.train), settings.seeds[0])
         made, facts = {}, {}
-        for name in models:
+        for name in settings.models:
             folder = place / "models" / name
             if not folder.is_dir():
-                _make(folder, name, part, labels, budget, seeds[0], device, progress)
+                _make(folder, name, part, labels, budget, settings.seeds[0], device, show_progress)
             made[name], facts[name] = _read_made(folder, name)
-        judge = _Judge(part, training, extractor, audit_steps, seeds[0], progress)
+        judge = _Judge(part, training, extractor, settings.embedding_steps, settings.seeds[0], show_progress)
         measures = {}
-        for name in models:
+        for name in settings.models:
             path = place / "measures" / f"{name}.json"
             if not path.is_file():
                 path.parent.mkdir(exist_ok=True)
                 write_json(path, judge.measure(made[name]))
             measures[name] = read_json(path)
-        done.append(Done(part, facts, measures, _run_all(out / part.folder / "runs", part, made, training, seeds, progress)))
+        done.append(
+            Done(
+                part, facts, measures, _run_all(out / part.folder / "runs", part, made, training, settings.seeds, show_progress)
+            )
+        )
 
-    result = summarise(done, list(models), list(seeds), num_resamples, str(real))
+    result = summarise(done, list(settings.models), list(settings.seeds), settings.resamples, str(settings.real))
     result["notes"] = notes + result["notes"]
-    result["settings"] = settings
+    result["settings"] = recorded
     result["versions"] = {
         "diffusers_macdm": own_version(),
         **{name: importlib.metadata.version(name) for name in PACKAGES},
     }
     first_fold = [part for part in parts if part.fold == parts[0].fold]
     shown = out / max(first_fold, key=lambda part: len(part.train)).trained_folder / "models"
-    write_comparison_page(out, result, {name: shown / name / "contact_sheet.png" for name in models})
+    write_comparison_page(out, result, {name: shown / name / "contact_sheet.png" for name in settings.models})
     write_json(out / COMPARISON_FILE, result)  # last: its presence says that the comparison is finished
     return result
 

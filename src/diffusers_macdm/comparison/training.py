@@ -15,7 +15,7 @@ from ..data.augmentation import AUGMENTATION_DIM, PairAugmentation
 from ..data.cases import Cases
 from ..data.sampler import StepBatchSampler
 from ..optimisation import Optimiser, cosine
-from .model import TrainingBudget
+from .settings import TrainingBudget
 
 
 MAX_GRAD_NORM = 1.0

@@ -16,10 +16,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ..files import refuse_existing, write_json
 from ..macdm.image_processor import mask_array, radiograph_array
 from ..macdm.joint_sample import NORMAL_LABEL
 from .layout import IMAGE_COLUMNS, METADATA, OPTIONAL_COLUMNS, PROVENANCE_COLUMNS, REQUIRED_COLUMNS, SPLITS
 from .loading import radiograph_digest
+from .settings import CheckSettings
 from .splits import shared_patients
 
 
@@ -358,3 +360,17 @@ def _size(image: Image.Image) -> str:
 
 def _refuse_constant(name: str):
     raise ValueError(f"{name} is not JSON")
+
+
+def run(settings: CheckSettings, *, show_progress: bool = True) -> Report:
+    """Inspect the data set, and write the report to `settings.json` where one is asked for.
+
+    Raises:
+        FileExistsError, FileNotFoundError: when that file is there already, or its folder is not.
+    """
+    refuse_existing(settings.json)
+    report = inspect_dataset(settings.data, show_progress=show_progress)
+    if settings.json is not None:
+        refuse_existing(settings.json)
+        write_json(settings.json, {"data": settings.data, **report.to_dict()}, indent=2)
+    return report

@@ -23,7 +23,7 @@ from ..devices import available_device
 from ..files import MADE_AGAIN, begin, check_seeds, read_columns, refuse_foreign, write_json
 from ..generate.run import weights_digest
 from ..hub.loading import load_pipeline, own_version
-from .arms import CONTROLS, RATIOS, REAL_ONLY, Arm, build_arms, filter_name, ratio_name, stages_of, why_not
+from .arms import CONTROLS, REAL_ONLY, Arm, build_arms, filter_name, ratio_name, stages_of, why_not
 from .downstream import (
     COLUMNS,
     DIAGNOSIS,
@@ -51,66 +51,19 @@ from .filters import (
 )
 from .judge import Judge
 from .rounds import Round, load_real, load_synthetic, make_rounds, make_site_rounds, refuse_leaks
+from .settings import Settings
 
 
 EVALUATION_FILE, RUNS, REFERENCE = "evaluation.json", "runs", "reference"
 PACKAGES = ("torch", "transformers", "monai", "scikit-learn", "scipy", "numpy")
 
 
-def evaluate(
-    real: str | Path,
-    synthetic: str | Path,
-    out: str | Path,
-    *,
-    size: int = 128,
-    seeds: Sequence[int] = (0, 1, 2),
-    steps: int = 1000,
-    batch_size: int = 32,
-    validate_every: int = 50,
-    tasks: Sequence[str] = TASKS,
-    ratios: Sequence[float] = RATIOS,
-    arms: Sequence[str] | None = None,
-    filters: Sequence[str] = (),
-    model: str | Path | None = None,
-    folds: int | None = None,
-    leave_one_site_out: bool = False,
-    samples_per_class: Sequence[int] | None = None,
-    pretrained_classifier: str | None = None,
-    classifier_width: int = 64,
-    segmenter_width: int = 32,
-    feature_extractor: str | None = None,
-    skip_realism: bool = False,
-    num_resamples: int = 2000,
-    allow_unrecorded: bool = False,
-    device: str | torch.device | None = None,
-    progress: bool = True,
-) -> dict:
+def run(settings: Settings, *, show_progress: bool = True) -> dict:
     """Train and test the downstream networks in every arm, and say whether the synthetic pairs help.
 
     Args:
-        real: the real set, with train and, held out, validation and test (or one of them, with `folds`).
-        synthetic: the synthetic set (its train split).
-        out: new folder, or one that was interrupted.
-        size: side in pixels that all cases are resampled to.
-        seeds: of the trainings, the same in all arms. No claim is made from fewer than 3.
-        steps, batch_size: of every training, whatever its arm.
-        validate_every: steps between two looks at the validation cases, which choose the state.
-        tasks: "diagnosis", "segmentation" or both.
-        ratios: synthetic pairs for each real training case.
-        arms: names of the arms (`arms.build_arms`); all when None.
-        filters: of `filters.FILTERS`; each is compared with no filter at ratio 1.
-        model: the model that made the pairs, for the filter "network".
-        folds: cross-validation over the held-out cases by patient.
-        leave_one_site_out: also test each site without having trained on it.
-        samples_per_class: restrict the real training cases (see `rounds.load_real`).
-        pretrained_classifier: ImageNet weights (see `networks.diagnosis_classifier`).
-        classifier_width, segmenter_width: channels of the networks' first stages.
-        feature_extractor: for the realism (see `features.load_feature_extractor`); the diagnosis classifier when None.
-        skip_realism: leave out realism and fit of the masks.
-        num_resamples: of the bootstrap over patients.
-        allow_unrecorded: take for clean what no record tells about the synthetic set.
-        device: "cuda" where there is one, else "cpu", when None.
-        progress: whether to show a progress bar on stderr.
+        settings: what is asked for.
+        show_progress: whether to show on stderr how far the work is.
 
     Returns:
         What `evaluation.json` says.
@@ -119,68 +72,78 @@ def evaluate(
         FileNotFoundError, ValueError: when a set cannot be read, the sets leak into each other, or settings do not go together.
         FileExistsError: when `out` is complete or holds something else.
     """
-    out = Path(out)
-    _check_numbers(size=(size, 8), num_resamples=(num_resamples, 1))
-    _check_names("task", tasks, TASKS)
-    _check_names("filter", filters, FILTERS)
-    if (NETWORK in filters) != (model is not None):
+    out = Path(settings.out)
+    _check_names("task", settings.tasks, TASKS)
+    _check_names("filter", settings.filters, FILTERS)
+    if (NETWORK in settings.filters) != (settings.model is not None):
         raise ValueError(
             f"The filter {NETWORK!r} and the model that made the pairs (--model) go together: give both or neither."
         )
-    check_seeds("seeds", seeds)
-    all_arms = build_arms({*ratios, 1.0} if filters else ratios, filters)
-    if arms is not None:
-        _check_names("arm", arms, [name for name, arm in all_arms.items() if arm.filter == "none"])
-    chosen_arms = [arm for arm in all_arms.values() if arms is None or arm.name in arms or arm.filter != "none"]
-    if filters and ratio_name(1) not in [arm.name for arm in chosen_arms]:
+    check_seeds("seeds", settings.seeds)
+    all_arms = build_arms({*settings.ratios, 1.0} if settings.filters else settings.ratios, settings.filters)
+    if settings.arms is not None:
+        _check_names("arm", settings.arms, [name for name, arm in all_arms.items() if arm.filter == "none"])
+    chosen_arms = [
+        arm for arm in all_arms.values() if settings.arms is None or arm.name in settings.arms or arm.filter != "none"
+    ]
+    if settings.filters and ratio_name(1) not in [arm.name for arm in chosen_arms]:
         chosen_arms.append(all_arms[ratio_name(1)])  # what a filter is compared with
     for arm in chosen_arms:
-        if steps < len(arm.pools):
-            raise ValueError(f"steps={steps} is not allowed: {arm.name} needs at least {len(arm.pools)}.")
-    device = available_device(device)
-    widths = {DIAGNOSIS: classifier_width, SEGMENTATION: segmenter_width}
-    budgets = {task: Budget(steps, batch_size, LEARNING_RATES[task], validate_every, widths[task]) for task in TASKS}
+        if settings.downstream_steps < len(arm.pools):
+            raise ValueError(f"steps={settings.downstream_steps} is not allowed: {arm.name} needs at least {len(arm.pools)}.")
+    device = available_device(settings.device)
+    widths = {DIAGNOSIS: settings.classifier_width, SEGMENTATION: settings.segmenter_width}
+    budgets = {
+        task: Budget(
+            settings.downstream_steps,
+            settings.downstream_batch_size,
+            LEARNING_RATES[task],
+            settings.validate_every,
+            widths[task],
+        )
+        for task in TASKS
+    }
     refuse_foreign(out, EVALUATION_FILE, "evaluation")
-    mask_sampler = None if model is None else _mask_sampler(model, device)
+    mask_sampler = None if settings.model is None else _mask_sampler(settings.model, device)
 
-    splits, notes = load_real(real, size, samples_per_class)
-    made = load_synthetic(synthetic, size, splits["train"])
-    refuse_leaks(real, splits, synthetic, made, allow_unrecorded)
-    rounds = make_rounds(splits, made, folds)
-    site_rounds, untested_sites = make_site_rounds(splits, made) if leave_one_site_out else ([], [])
+    splits, notes = load_real(settings.real, settings.size, settings.samples_per_class)
+    made = load_synthetic(settings.synthetic, settings.size, splits["train"])
+    refuse_leaks(settings.real, splits, settings.synthetic, made, settings.allow_unrecorded)
+    rounds = make_rounds(splits, made, settings.folds)
+    site_rounds, untested_sites = make_site_rounds(splits, made) if settings.leave_one_site_out else ([], [])
     notes += untested_sites
     num_classes = 1 + max(int(cases.class_labels.max()) for cases in splits.values())
-    training = DownstreamTraining(budgets, num_classes, pretrained_classifier, device)
-    training.check(size)
+    training = DownstreamTraining(budgets, num_classes, settings.pretrained_classifier, device)
+    training.check(settings.size)
     extractor = None
-    if feature_extractor is not None and not skip_realism:
-        extractor = load_feature_extractor(feature_extractor, device=device)
+    if settings.feature_extractor is not None and not settings.skip_realism:
+        extractor = load_feature_extractor(settings.feature_extractor, device=device)
 
-    settings = {
-        "real": str(real),
-        "synthetic": str(synthetic),
+    recorded = {
+        "real": str(settings.real),
+        "synthetic": str(settings.synthetic),
         "real_sha256": {split: cases.digest() for split, cases in splits.items()},
         "synthetic_sha256": made.digest(),
-        "size": size,
-        "seeds": list(seeds),
-        "tasks": list(tasks),
-        "budgets": {task: asdict(budgets[task]) for task in tasks},
+        "size": settings.size,
+        "seeds": list(settings.seeds),
+        "tasks": list(settings.tasks),
+        "budgets": {task: asdict(budgets[task]) for task in settings.tasks},
         "arms": [arm.name for arm in chosen_arms],
-        "filters": list(filters),
-        "model": None if model is None else str(model),
+        "filters": list(settings.filters),
+        "model": None if settings.model is None else str(settings.model),
         "model_sha256": None if mask_sampler is None else weights_digest(mask_sampler.unet),
-        "folds": folds,
-        "leave_one_site_out": leave_one_site_out,
-        "samples_per_class": None if samples_per_class is None else list(samples_per_class),
-        "pretrained_classifier": pretrained_classifier,
-        "feature_extractor": feature_extractor,
-        "skip_realism": skip_realism,
-        "num_resamples": num_resamples,
-        "allow_unrecorded": allow_unrecorded,
+        "folds": settings.folds,
+        "leave_one_site_out": settings.leave_one_site_out,
+        "samples_per_class": None if settings.samples_per_class is None else list(settings.samples_per_class),
+        "pretrained_classifier": settings.pretrained_classifier,
+        "feature_extractor": settings.feature_extractor,
+        "skip_realism": settings.skip_realism,
+        "num_resamples": settings.resamples,
+        "allow_unrecorded": settings.allow_unrecorded,
         "device": device.type,
     }
-    begin(out, settings, may_change=("real", "synthetic", "model"))
-    if allow_unrecorded:
+    begin(out, recorded, may_change=("real", "synthetic", "model"))
+    if settings.allow_unrecorded:
         notes.append(
             "Where nothing records which cases trained the model behind the synthetic set, they were taken for others than the "
             "held-out ones (--allow-unrecorded)."
@@ -191,9 +154,9 @@ def evaluate(
             f"The validation cases of {', '.join(one_class)} are of one class: there, the log-loss chose the state of the "
             "classifier, and a case counts as a lesion from a probability of 0.5 on."
         )
-    if len(seeds) < MIN_SEEDS:
+    if len(settings.seeds) < MIN_SEEDS:
         notes.append(
-            f"Only {len(seeds)} of {MIN_SEEDS} seeds: chance in the training is not measured, and no claim is made."
+            f"Only {len(settings.seeds)} of {MIN_SEEDS} seeds: chance in the training is not measured, and no claim is made."
         )
     if site_rounds:
         notes.append(
@@ -201,20 +164,20 @@ def evaluate(
         )
 
     reference = Judge(
-        splits["train"], training, seed=seeds[0], folder=out / REFERENCE, extractor=extractor, show_progress=progress
+        splits["train"], training, seed=settings.seeds[0], folder=out / REFERENCE, extractor=extractor, show_progress=show_progress
     )
-    sets, kept = _filter_pairs(rounds, filters, reference, mask_sampler)
-    jobs = _plan(rounds, site_rounds, chosen_arms, tasks, sets, notes)
-    runs = _run_all(out, jobs, seeds, training, progress)
-    result = _summary(runs, rounds, site_rounds, chosen_arms, tasks, num_resamples, str(real))
-    result["filters"] = _compare_filters(kept, result.pop("measurements"), tasks)
+    sets, kept = _filter_pairs(rounds, settings.filters, reference, mask_sampler)
+    jobs = _plan(rounds, site_rounds, chosen_arms, settings.tasks, sets, notes)
+    runs = _run_all(out, jobs, settings.seeds, training, show_progress)
+    result = _summary(runs, rounds, site_rounds, chosen_arms, settings.tasks, settings.resamples, str(settings.real))
+    result["filters"] = _compare_filters(kept, result.pop("measurements"), settings.tasks)
     result["realism"] = result["fit"] = None
-    if not skip_realism:
+    if not settings.skip_realism:
         held_out = Cases.concatenate([cases for split, cases in splits.items() if split != "train"])
         result |= reference.realism_and_fit(held_out, made)
-        result["results"] += _generation_rows(result, str(real))
+        result["results"] += _generation_rows(result, str(settings.real))
     result["notes"] = notes + result["notes"]
-    result["settings"] = settings
+    result["settings"] = recorded
     result["versions"] = _versions()
     result["seconds"] = {"trainings": sum(run["seconds"] for run in runs.values()), "training_runs": len(runs)}
     return _finish(out, result, splits, made)

@@ -43,6 +43,7 @@ from ..macdm.pipeline import REFUSED_SCHEDULERS
 from ..macdm.refinement import refine_masks as refine_masks_of
 from ..provenance.guard import TrainedOn, provenance_record
 from ..report.contact_sheet import contact_sheet, save
+from .settings import Settings
 
 
 SETTINGS_FILE, SUMMARY_FILE, CONTACT_SHEET_FILE = "generation.json", "summary.json", "contact_sheet.png"
@@ -71,52 +72,12 @@ class Pair:
     lesion_inside_anatomy_unrefined: float | None
 
 
-def generate(
-    model: str | Path,
-    out: str | Path,
-    num_per_class: int,
-    *,
-    from_data: str | Path | None = None,
-    strength: float | None = None,
-    masks_from: str | Path | None = None,
-    split: str = "train",
-    guidance_scale: float = 0.0,
-    guidance_interval: tuple[float, float] = (0.0, 1.0),
-    classifier_free_guidance_scale: float = 1.0,
-    num_inference_steps: int = 25,
-    scheduler: str | None = None,
-    seed: int = 0,
-    batch_size: int = 16,
-    class_labels: Sequence[int] | None = None,
-    refine_masks: bool = True,
-    reject_copies: str | Path | None = None,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype = torch.float32,
-    progress: bool = True,
-) -> dict:
+def run(settings: Settings, *, show_progress: bool = True) -> dict:
     """Write a synthetic data set into the folder `out`, or go on with one that was interrupted.
 
     Args:
-        model: folder or Hub repository of a `MaCDMPipeline`.
-        out: new or empty folder, or one that an earlier call with the same settings has begun.
-        num_per_class: pairs for each label. The labels take turns, so a larger set contains the smaller one.
-        from_data, strength: each pair is a variation of a real case of its label (the paper's stage two) at the noise level
-            `strength = Z / T` in (0, 1]. The cases of a label are visited in shuffled cycles.
-        masks_from: each pair has the masks of a real case of its label, unchanged, and a new radiograph.
-        split: of `from_data` or `masks_from`.
-        guidance_scale: of *classifier* guidance, 0 is off. This one, `guidance_interval`,
-            `classifier_free_guidance_scale` and `num_inference_steps` as in `MaCDMPipeline`.
-        scheduler: name of a scheduler class of diffusers; None keeps the model's.
-        seed: 0 or more; pair `i` has the seed `pair_seed(seed, i)`.
-        batch_size: pairs that are sampled together.
-        class_labels: the labels to make; all that the model knows when None.
-        refine_masks: whether generated masks are refined (`refinement.refine_masks`).
-        reject_copies: the real data set that the model was trained on. A pair that the copy audit calls a copy of a training
-            image (`audit.copies.CopyDetector`) is made again from another seed, up to 20 times; its row says how often, in
-            `rejected_copies`.
-        device: where to sample; "cuda" where there is one, else "cpu", when None.
-        dtype: of the networks; the equations around them are computed in float32.
-        progress: whether to show a progress bar on stderr.
+        settings: what is asked for.
+        show_progress: whether to show on stderr how far the work is.
 
     Returns:
         What `summary.json` says: `num_pairs`, and for each label the number of pairs, the shares of them with a lesion
@@ -129,83 +90,85 @@ def generate(
         ValueError: when `out` was begun with other settings, and for settings that do not go together; nothing is written
             then. And when a pair is a copy again and again; what was written until then stays.
     """
-    out = Path(out)
-    _check_counts(num_per_class, batch_size, seed)
-    _check_real_cases(from_data, strength, masks_from)
+    out = Path(settings.out)
+    _check_counts(settings.num_per_class, settings.batch_size, settings.seed)
+    _check_real_cases(settings.from_data, settings.strength, settings.masks_from)
     begun = _settings_of(out)
 
-    pipe = load_pipeline(model)
+    pipe = load_pipeline(settings.model)
     weights_sha256 = {name: weights_digest(module) for name, module in _networks(pipe).items()}
-    set_scheduler(pipe, scheduler)
-    device = available_device(device)
+    set_scheduler(pipe, settings.scheduler)
+    device = available_device(settings.device)
     pipe.to(device)
-    if dtype != torch.float32:  # what it was loaded as; casting to the same warns all the same
-        pipe.to(dtype=dtype)
+    if settings.dtype != "float32":  # what it was loaded as; casting to the same warns all the same
+        pipe.to(dtype=getattr(torch, settings.dtype))
     pipe.set_progress_bar_config(disable=True)
-    labels = _labels(pipe, class_labels)
+    labels = _labels(pipe, settings.class_labels)
 
-    settings = {
-        "model": str(model),
+    recorded = {
+        "model": str(settings.model),
         "weights_sha256": weights_sha256,
         "class_labels": labels,
-        "num_per_class": num_per_class,
-        "from_data": None if from_data is None else str(from_data),
-        "strength": None if strength is None else float(strength),
-        "masks_from": None if masks_from is None else str(masks_from),
-        "split": split,
-        "guidance_scale": float(guidance_scale),
-        "guidance_interval": [float(level) for level in guidance_interval],
-        "classifier_free_guidance_scale": float(classifier_free_guidance_scale),
-        "num_inference_steps": num_inference_steps,
+        "num_per_class": settings.num_per_class,
+        "from_data": None if settings.from_data is None else str(settings.from_data),
+        "strength": None if settings.strength is None else float(settings.strength),
+        "masks_from": None if settings.masks_from is None else str(settings.masks_from),
+        "split": settings.split,
+        "guidance_scale": float(settings.guidance_scale),
+        "guidance_interval": [float(level) for level in settings.guidance_interval],
+        "classifier_free_guidance_scale": float(settings.classifier_free_guidance_scale),
+        "num_inference_steps": settings.num_inference_steps,
         "scheduler": type(pipe.scheduler).__name__,
         "scheduler_config": _scheduler_config(pipe),
-        "seed": seed,
-        "batch_size": batch_size,
-        "refine_masks": refine_masks,
-        "reject_copies": None if reject_copies is None else str(reject_copies),
+        "seed": settings.seed,
+        "batch_size": settings.batch_size,
+        "refine_masks": settings.refine_masks,
+        "reject_copies": None if settings.reject_copies is None else str(settings.reject_copies),
         "device": device.type,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": settings.dtype,
     }
     versions = {"diffusers_macdm": own_version(), "diffusers": diffusers.__version__, "torch": torch.__version__}
     if begun is not None:
-        _refuse_other(out, "settings", begun["settings"], settings)
+        _refuse_other(out, "settings", begun["settings"], recorded)
 
-    real_data = from_data if from_data is not None else masks_from
+    real_data = settings.from_data if settings.from_data is not None else settings.masks_from
     cases = None
     if real_data is not None:
         # Unlabeled cases stand for no label: -1 is none.
-        cases = PairDataset(load_pairs(real_data, split), pipe.unet.config.sample_size, null_label=-1)
-    rows, case_indices = _plan(settings, cases)
+        cases = PairDataset(load_pairs(real_data, settings.split), pipe.unet.config.sample_size, null_label=-1)
+    rows, case_indices = _plan(recorded, cases)
     sources = {} if cases is None else _sources(cases, case_indices)
     if begun is not None and begun["provenance"] is not None:  # None: begun by a version that did not record it
         _refuse_other(out, "real cases", begun["provenance"]["sources"], sources)
-    provenance = provenance_record(TrainedOn.read(model), sources)
+    provenance = provenance_record(TrainedOn.read(settings.model), sources)
 
-    done = _done_rows(out, rows, batch_size, seed) if begun is not None else []
+    done = _done_rows(out, rows, settings.batch_size, settings.seed) if begun is not None else []
     if len(done) < len(rows) and begun is not None:
         _refuse_other(out, "versions", begun["versions"], versions)  # they may round otherwise
         _remove_temporaries(out)
 
     is_copy = None
-    if reject_copies is not None and len(done) < len(rows):
-        is_copy = _copy_test(reject_copies, model, pipe.unet.config.sample_size, seed, device, progress)
+    if settings.reject_copies is not None and len(done) < len(rows):
+        is_copy = _copy_test(
+            settings.reject_copies, settings.model, pipe.unet.config.sample_size, settings.seed, device, show_progress
+        )
     first, started = len(done), time.perf_counter()
     with (
-        tqdm(total=len(rows), initial=first, desc="generate", unit="pair", disable=not progress) as progress_bar,
+        tqdm(total=len(rows), initial=first, desc="generate", unit="pair", disable=not show_progress) as progress_bar,
         # Some of cuDNN's gradients, which guidance takes, add up in an order that changes from run to run.
         torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
     ):
-        for begin in range(first, len(rows), batch_size):
-            batch = rows[begin : begin + batch_size]
+        for begin in range(first, len(rows), settings.batch_size):
+            batch = rows[begin : begin + settings.batch_size]
             batch_cases = None
             if cases is not None:
                 batch_cases = [cases[case_indices[begin + i]]["joint_sample"] for i in range(len(batch))]
             pairs = make_pairs(pipe, batch, batch_cases)
             if is_copy is not None:
-                _replace_copies(pipe, seed, begin, batch, pairs, batch_cases, is_copy)
+                _replace_copies(pipe, settings.seed, begin, batch, pairs, batch_cases, is_copy)
             if begin == 0:
                 # Only now: what the pipeline refuses, or what does not fit into memory, leaves nothing behind.
-                _begin(out, {"settings": settings, "versions": versions, "provenance": provenance})
+                _begin(out, {"settings": recorded, "versions": versions, "provenance": provenance})
             done += _write_batch(out, batch, pairs)
             progress_bar.update(len(batch))
     seconds = time.perf_counter() - started

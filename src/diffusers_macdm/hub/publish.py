@@ -34,6 +34,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,6 +60,7 @@ from ..provenance.guard import digests_alone
 from .errors import TRANSPORT_ERROR
 from .loading import load_pipeline
 from .names import REPOSITORY
+from .settings import PushDatasetSettings, PushMetricSettings, PushSettings
 
 
 VARIANTS = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -856,3 +858,45 @@ def _without_paths(content):
 def _last_part(path: str) -> str:
     parts = [part for part in re.split(r"[\\/]", path) if part]
     return parts[-1] if parts else path
+
+
+# --- the commands -----------------------------------------------------------------------------------------------------
+
+
+def run_push(settings: PushSettings) -> Push:
+    """Publish the pipeline that the settings ask for (see `push_model`)."""
+    return push_model(
+        settings.model,
+        settings.repo,
+        variants=settings.variants,
+        audit_dir=settings.audit,
+        evaluation_dir=settings.evaluation,
+        synthetic_dir=settings.synthetic,
+        data_description=settings.data_description,
+        license=settings.license,
+        image_digests=settings.image_digests,
+        **_repository(settings),
+    )
+
+
+def run_push_dataset(settings: PushDatasetSettings) -> Push:
+    """Publish the set that the settings ask for (see `push_dataset`)."""
+    return push_dataset(
+        settings.data,
+        settings.repo,
+        license=settings.license,
+        real_images=settings.real_images,
+        image_digests=settings.image_digests,
+        show_progress=True,
+        **_repository(settings),
+    )
+
+
+def run_push_metric(settings: PushMetricSettings) -> Push:
+    """Publish the metric that the settings ask for (see `push_metric`)."""
+    return push_metric(settings.metric, settings.repo, **_repository(settings))
+
+
+def _repository(settings: PushSettings | PushDatasetSettings | PushMetricSettings) -> dict[str, Any]:
+    names = ("revision", "tag", "token", "dry_run")
+    return {"private": not settings.public, **{name: getattr(settings, name) for name in names}}

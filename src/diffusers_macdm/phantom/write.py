@@ -32,6 +32,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..data.layout import SPLITS
+from .settings import Settings
 
 
 LESION_KINDS = ("corner", "bucket_handle")
@@ -586,3 +587,10 @@ def _write_split(folder: Path, split: int, counts: list[int], size: int, seed: i
                 }
                 metadata.write(json.dumps(row) + "\n")
                 progress.update()
+
+
+def run(settings: Settings, *, show_progress: bool = True) -> dict[str, dict[str, int]]:
+    """Write the set that the settings ask for (see `write_phantom`)."""
+    return write_phantom(
+        settings.out, settings.num_normal, settings.num_lesion, settings.size, settings.seed, show_progress=show_progress
+    )

@@ -29,9 +29,10 @@ from tqdm.auto import tqdm
 from ..audit.copies import CopyDetector, proportion
 from ..audit.embedding import CopyEmbedding
 from ..audit.images import to_audit_size
-from ..audit.run import EMBEDDING_STEPS, Radiographs, build_detector, load_radiographs, trained_on
-from ..comparison.model import TrainingBudget, masks_for
+from ..audit.run import Radiographs, build_detector, load_radiographs, trained_on
+from ..comparison.model import masks_for
 from ..comparison.models.macdm import MaCDM
+from ..comparison.settings import TrainingBudget
 from ..data.cases import Cases
 from ..devices import available_device
 from ..evaluation.downstream import (
@@ -60,6 +61,7 @@ from ..provenance.guard import refuse_contaminated
 from ..report.page import plain
 from ..statistics.bootstrap import patient_bootstrap
 from .page import sweep_page, value_name
+from .settings import Settings
 
 
 SAMPLING = ("guidance_scale", "guidance_interval", "strength", "num_inference_steps")
@@ -147,50 +149,12 @@ def run_name(run: Mapping, defaults: Mapping) -> str:
     return ",".join(parts) or "defaults"
 
 
-def sweep(
-    model: str | Path,
-    real: str | Path,
-    out: str | Path,
-    grid: Mapping[str, Sequence],
-    *,
-    full_grid: bool = False,
-    num_per_class: int = 64,
-    evaluation_steps: int = 1000,
-    embedding_steps: int = EMBEDDING_STEPS,
-    width: int | None = None,
-    feature_extractor: str | None = None,
-    train_steps: int = 4000,
-    train_seeds: Sequence[int] = (0, 1, 2),
-    learning_rate: float = TrainingBudget.learning_rate,
-    mask_weighting: str | None = None,
-    batch_size: int = 16,
-    samples_per_class: Sequence[int] | None = None,
-    allow_unrecorded: bool = False,
-    seed: int = 0,
-    device: str | torch.device | None = None,
-    progress: bool = True,
-) -> dict:
+def run(settings: Settings, *, show_progress: bool = True) -> dict:
     """Measure the pairs of a model at each point of a grid, or go on with a run that was interrupted.
 
     Args:
-        model: folder or Hub repository of a `MaCDMPipeline`. For `w2` and `w3` models of its size are trained anew.
-        real: the real data set, with the cases that trained the model in train, a validation and preferably a test split.
-        out: new or empty folder, or one that an earlier call with the same settings has begun.
-        grid: values by parameter, as `parse_grid` gives them. `strength` below 1 makes variations of real training cases.
-        full_grid: the product of all values instead of each parameter alone around the defaults.
-        num_per_class: pairs of each label at each point.
-        evaluation_steps: training steps of the diagnosis classifier and of the segmenter that measure.
-        embedding_steps: those of the copy audit's embedding.
-        width: channels of the first stage of classifier and segmenter; their own defaults when None.
-        feature_extractor: see `features.load_feature_extractor`; the diagnosis classifier's features when None.
-        train_steps, train_seeds, learning_rate, batch_size: of the trainings for `w2` and `w3`; the batch size is that of the
-            sampling, too.
-        mask_weighting: where `w2` and `w3` act (`MaCDMUNet2DModel`): "input" or "signal"; as in the model when None.
-        samples_per_class: restrict the real training cases (see `rounds.load_real`).
-        allow_unrecorded: measure although nothing records which cases trained the model.
-        seed: everything else that is random follows from it.
-        device: "cuda" where there is one, else "cpu", when None.
-        progress: whether to show progress bars on stderr.
+        settings: what is asked for.
+        show_progress: whether to show on stderr how far the work is.
 
     Returns:
         What `sweep.json` says.
@@ -200,29 +164,33 @@ def sweep(
             with others, held-out cases have trained the model, or no training case has.
         FileExistsError: when `out` holds something else.
     """
-    out = Path(out)
-    budgets = {task: Budget(evaluation_steps, learning_rate=LEARNING_RATES[task], width=width) for task in TASKS}
+    out, grid = Path(settings.out), parse_grid(settings.grid)
+    widths = {DIAGNOSIS: settings.classifier_width, SEGMENTATION: settings.segmenter_width}
+    budgets = {
+        task: Budget(settings.downstream_steps, learning_rate=LEARNING_RATES[task], width=widths[task]) for task in TASKS
+    }
     for name, value, least in (
-        ("width", 1 if width is None else width, 1),
-        ("num_per_class", num_per_class, 2),
-        ("batch_size", batch_size, 2),
-        ("embedding_steps", embedding_steps, 1),
+        ("classifier_width", settings.classifier_width or 1, 1),
+        ("segmenter_width", settings.segmenter_width or 1, 1),
+        ("num_per_class", settings.num_per_class, 2),
+        ("batch_size", settings.batch_size, 2),
+        ("embedding_steps", settings.embedding_steps, 1),
     ):
         if value < least:
             raise ValueError(f"{name}={value} is not allowed: at least {least} is needed.")
     if not grid:
         raise ValueError(f"The grid is empty; it may have {', '.join(PARAMETERS)}.")
     retrained = [name for name in RETRAINING if name in grid]
-    check_seeds("seed", [seed])
+    check_seeds("seed", [settings.seed])
     if retrained:
-        check_seeds("train_seeds", train_seeds)
-    device = available_device(device)
+        check_seeds("train_seeds", settings.train_seeds)
+    device = available_device(settings.device)
     refuse_foreign(out, RESULT_FILE, "sweep")
-    pipe = load_pipeline(model).to(device)
+    pipe = load_pipeline(settings.model).to(device)
     pipe.set_progress_bar_config(disable=True)
     size, labels = pipe.unet.config.sample_size, list(range(pipe.unet.num_classes))
     if len(labels) < 2:
-        raise ValueError(f"{model}: the model knows {len(labels)} labels; there is no class agreement to measure.")
+        raise ValueError(f"{settings.model}: the model knows {len(labels)} labels; there is no class agreement to measure.")
     has_guidance = pipe.guidance_classifier is not None
     defaults = {
         "guidance_scale": 1.0 if has_guidance else 0.0,
@@ -232,76 +200,94 @@ def sweep(
         **dict.fromkeys(RETRAINING, 1.0),
     }
     if not has_guidance and max(grid.get("guidance_scale", (0,))) > 0:
-        raise ValueError(f"{model}: has no guidance classifier, so that guidance_scale can only be 0.")
+        raise ValueError(f"{settings.model}: has no guidance classifier, so that guidance_scale can only be 0.")
     levels = pipe.scheduler.config.num_train_timesteps
     if max(grid.get("num_inference_steps", (0,))) > levels:
         raise ValueError(
-            f"num_inference_steps {max(grid['num_inference_steps'])} is not allowed: {model} knows {levels} noise levels."
+            f"num_inference_steps {max(grid['num_inference_steps'])} is not allowed: {settings.model} knows {levels} noise levels."
         )
-    mask_weighting = mask_weighting or pipe.unet.config.mask_weighting
+    mask_weighting = settings.mask_weighting or pipe.unet.config.mask_weighting
     check_channel_weights((1.0,) * len(CHANNELS), len(CHANNELS), mask_weighting)
     budget = None
     if retrained:
         budget = TrainingBudget(
-            steps=train_steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
+            steps=settings.train_steps,
+            batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
             block_out_channels=tuple(pipe.unet.config.block_out_channels),
             layers_per_block=pipe.unet.config.layers_per_block,
             patch_size=pipe.unet.config.patch_size,
             norm_num_groups=pipe.unet.config.norm_num_groups,
         )
-    extractor = None if feature_extractor is None else load_feature_extractor(feature_extractor, device=device)
+    extractor = (
+        None if settings.feature_extractor is None else load_feature_extractor(settings.feature_extractor, device=device)
+    )
 
-    splits, notes = load_real(real, size, samples_per_class)
+    splits, notes = load_real(settings.real, size, settings.samples_per_class)
     if "validation" not in splits:
-        raise ValueError(f"{real}: there is no split 'validation', and cases are needed that no network was trained with.")
+        raise ValueError(
+            f"{settings.real}: there is no split 'validation', and cases are needed that no network was trained with."
+        )
     training, validation = splits["train"], splits["validation"]
     for split in splits:
         if split != "train":
             measured = splits[split].names
-            refuse_contaminated(real, split, model=model, allow_unrecorded=allow_unrecorded, measured=measured)
+            refuse_contaminated(
+                settings.real, split, model=settings.model, allow_unrecorded=settings.allow_unrecorded, measured=measured
+            )
     held_out = Cases.concatenate([cases for split, cases in splits.items() if split != "train"])
-    films = _films_of(training, real)
-    notes += trained_on(films, real, model=model)[1]
-    settings = {
-        "model": str(model),
+    films = _films_of(training, settings.real)
+    notes += trained_on(films, settings.real, model=settings.model)[1]
+    recorded = {
+        "model": str(settings.model),
         "weights_sha256": weights_digest(pipe.unet),
         "guidance_classifier_sha256": weights_digest(pipe.guidance_classifier) if has_guidance else None,
-        "real": str(real),
+        "real": str(settings.real),
         "training_cases": len(training),
         "held_out_cases": len(held_out),
         "real_sha256": {"training": training.digest(), "held_out": held_out.digest()},
         "grid": {name: list(values) for name, values in grid.items()},
-        "full_grid": full_grid,
+        "full_grid": settings.full_grid,
         "defaults": {name: value for name, value in defaults.items() if name in (*SAMPLING, *grid)},
-        "num_per_class": num_per_class,
+        "num_per_class": settings.num_per_class,
         "size": size,
-        "evaluation_steps": evaluation_steps,
-        "embedding_steps": embedding_steps,
-        "width": width,
-        "feature_extractor": feature_extractor,
-        "train_steps": train_steps if retrained else None,
-        "train_seeds": list(train_seeds) if retrained else None,
-        "learning_rate": learning_rate if retrained else None,
+        "evaluation_steps": settings.downstream_steps,
+        "embedding_steps": settings.embedding_steps,
+        "classifier_width": settings.classifier_width,
+        "segmenter_width": settings.segmenter_width,
+        "feature_extractor": settings.feature_extractor,
+        "train_steps": settings.train_steps if retrained else None,
+        "train_seeds": list(settings.train_seeds) if retrained else None,
+        "learning_rate": settings.learning_rate if retrained else None,
         "mask_weighting": mask_weighting if retrained else None,
-        "samples_per_class": None if samples_per_class is None else list(samples_per_class),
-        "batch_size": batch_size,
-        "seed": seed,
+        "samples_per_class": None if settings.samples_per_class is None else list(settings.samples_per_class),
+        "batch_size": settings.batch_size,
+        "seed": settings.seed,
         "device": device.type,
     }
-    begin(out, settings, may_change=("model", "real"))
+    begin(out, recorded, may_change=("model", "real"))
     (out / "points").mkdir(exist_ok=True)
     folder = out / "networks"
     measure = _Measure(
-        folder, real, films, training, validation, held_out, budgets, extractor, embedding_steps, seed, device, progress
+        folder,
+        settings.real,
+        films,
+        training,
+        validation,
+        held_out,
+        budgets,
+        extractor,
+        settings.embedding_steps,
+        settings.seed,
+        device,
+        show_progress,
     )
 
     points = []
     trained_guidance = max([defaults["guidance_scale"], *grid.get("guidance_scale", ())])
-    for parameter, value in tqdm(grid_points(grid, full_grid), desc="sweep", unit="point", disable=not progress):
+    for parameter, value in tqdm(grid_points(grid, settings.full_grid), desc="sweep", unit="point", disable=not show_progress):
         measured = []
-        for run in runs_of(parameter, value, defaults, train_seeds):
+        for run in runs_of(parameter, value, defaults, settings.train_seeds):
             path = out / "points" / f"{run_name(run, defaults)}.json"
             if not path.is_file():
                 sampler = pipe
@@ -309,10 +295,12 @@ def sweep(
                     weights = {name: run[name] for name in (*RETRAINING, "train_seed")}
                     folder = out / "models" / run_name(weights, {})
                     if not folder.is_dir():
-                        _retrain(folder, weights, mask_weighting, budget, training, trained_guidance, device, progress)
+                        _retrain(folder, weights, mask_weighting, budget, training, trained_guidance, device, show_progress)
                     sampler = load_pipeline(folder).to(device)
                     sampler.set_progress_bar_config(disable=True)
-                pairs, unrefined = sample_pairs(sampler, run, training, labels, num_per_class, seed, batch_size)
+                pairs, unrefined = sample_pairs(
+                    sampler, run, training, labels, settings.num_per_class, settings.seed, settings.batch_size
+                )
                 write_json(path, {"settings": run, "measures": measure(pairs, unrefined)})
             content = read_json(path)
             if not {"settings", "measures"} <= set(content):
@@ -328,8 +316,8 @@ def sweep(
         "points": points,
         "references": _references(points),
         "findings": findings,
-        "notes": [*notes, *measure.notes, *_notes(len(held_out), retrained, train_seeds)],
-        "settings": settings,
+        "notes": [*notes, *measure.notes, *_notes(len(held_out), retrained, settings.train_seeds)],
+        "settings": recorded,
         "versions": _versions(),
     }
     _write(out / TABLE_FILE, _table(points))
@@ -429,17 +417,17 @@ class _Measure:
     ):
         self.held_out, self.seed, self.device = held_out, seed, device
         num_classes = int(max(cases.class_labels.max() for cases in (training, held_out))) + 1
-        width = {} if budgets[DIAGNOSIS].width is None else {"width": budgets[DIAGNOSIS].width}
+        widths = {task: {} if budget.width is None else {"width": budget.width} for task, budget in budgets.items()}
         stages = [Stage(training)]
         common = {"seed": seed, "device": device}
         self.classifier = _kept(
             folder / "diagnosis_classifier.safetensors",
-            lambda: diagnosis_classifier(num_classes, **width),
+            lambda: diagnosis_classifier(num_classes, **widths[DIAGNOSIS]),
             lambda: train_classifier(stages, validation, budgets[DIAGNOSIS], num_classes=num_classes, **common).network,
         ).to(device)
         self.segmenter = _kept(
             folder / "segmenter.safetensors",
-            lambda: segmenter(training.size, **width),
+            lambda: segmenter(training.size, **widths[SEGMENTATION]),
             lambda: train_segmenter(stages, validation, budgets[SEGMENTATION], **common).network,
         ).to(device)
         self.detector, self.notes = _detector(

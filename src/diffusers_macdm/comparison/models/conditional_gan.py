@@ -12,7 +12,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from ...data.cases import Cases
 from ...macdm.joint_sample import CHANNELS, RADIOGRAPH
-from ..model import GenerativeModel, TrainingBudget
+from ..model import GenerativeModel
+from ..settings import TrainingBudget
 from ..training import LastLosses, batches, count_classes, freeze, optimiser_for, own_randomness, total_facts
 
 

@@ -21,7 +21,8 @@ from ..diffusion import (
     network_arguments,
     training_process,
 )
-from ..model import GenerativeModel, TrainingBudget
+from ..model import GenerativeModel
+from ..settings import TrainingBudget
 from ..training import CLASSIFIER_SHARE, count_classes, derived_seed, own_randomness, total_facts, train
 
 

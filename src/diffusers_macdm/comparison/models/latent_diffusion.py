@@ -12,7 +12,8 @@ from ...data.cases import Cases
 from ...macdm.guidance import classifier_free_guided_noise
 from ...macdm.joint_sample import CHANNELS
 from ..diffusion import CLASS_DROPOUT, ClassConditionalUNet, ddim_scheduler, denoise, mean_squared_error, training_process
-from ..model import GenerativeModel, TrainingBudget
+from ..model import GenerativeModel
+from ..settings import TrainingBudget
 from ..training import count_classes, derived_seed, own_randomness, total_facts, train
 
 

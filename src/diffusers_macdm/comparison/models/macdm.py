@@ -20,7 +20,8 @@ from ..diffusion import (
     training_process,
     up_block_types,
 )
-from ..model import GenerativeModel, TrainingBudget
+from ..model import GenerativeModel
+from ..settings import TrainingBudget
 from ..training import CLASSIFIER_SHARE, count_classes, derived_seed, own_randomness, total_facts, train
 
 

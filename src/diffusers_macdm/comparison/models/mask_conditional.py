@@ -9,7 +9,8 @@ import torch
 from ...data.cases import Cases
 from ...macdm.joint_sample import CHANNELS, MASK_CHANNELS, RADIOGRAPH
 from ..diffusion import ClassConditionalUNet, ddim_scheduler, denoise, mean_squared_error, training_process
-from ..model import GenerativeModel, TrainingBudget
+from ..model import GenerativeModel
+from ..settings import TrainingBudget
 from ..training import count_classes, own_randomness, total_facts, train
 
 
