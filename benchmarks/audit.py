@@ -30,12 +30,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffusers_macdm.audit import neighbours
+from diffusers_macdm.audit import audit, neighbours
 from diffusers_macdm.audit.embedding import train_embedding
 from diffusers_macdm.audit.images import SIZE, to_audit_size, to_unit
 from diffusers_macdm.audit.neighbours import Gallery
 from diffusers_macdm.audit.registration import ROTATIONS, SCALES
-from diffusers_macdm.audit.run import MAX_PLANTED, audit, load_radiographs
+from diffusers_macdm.audit.run import MAX_PLANTED, load_radiographs
 from diffusers_macdm.phantom.write import phantom_case
 
 

@@ -16,9 +16,10 @@ from pathlib import Path
 from run_report import report
 from stages import Stages, launch
 
-from diffusers_macdm.audit.run import AUDIT_FILE, audit
+from diffusers_macdm.audit import audit
+from diffusers_macdm.audit.run import AUDIT_FILE
 from diffusers_macdm.data.check import check_dataset
-from diffusers_macdm.generate.run import generate
+from diffusers_macdm.generate import generate
 from diffusers_macdm.hub.card import model_card, model_card_files
 from diffusers_macdm.phantom.write import write_phantom
 

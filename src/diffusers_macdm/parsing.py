@@ -13,6 +13,7 @@ import itertools
 import os
 import re
 import sys
+import textwrap
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
@@ -21,6 +22,7 @@ import tyro
 
 
 Settings = TypeVar("Settings")
+COLUMNS = 100
 
 # tyro's complaints, and the same as a sentence about the option.
 OTHER_KIND = r"\1 \2 is not allowed: a value of another kind is needed"
@@ -63,7 +65,7 @@ def parse(
     _refuse_unknown(words, list(option_names(settings_class, underscores)), prog)
     output, complaint = io.StringIO(), io.StringIO()
     try:
-        with _columns(100), contextlib.redirect_stdout(output), contextlib.redirect_stderr(complaint):
+        with _columns(COLUMNS), contextlib.redirect_stdout(output), contextlib.redirect_stderr(complaint):
             return tyro.cli(settings_class, prog=prog, description=description, args=words, use_underscores=underscores)
     except SystemExit as end:
         if not end.code:
@@ -90,7 +92,7 @@ def option_names(settings_class: type, underscores: bool = False) -> dict[str, s
         if dataclasses.is_dataclass(plain):
             names |= option_names(plain, underscores)
             continue
-        if tyro.conf.Positional[int].__metadata__[0] in marks:
+        if any(mark in marks for kind in (tyro.conf.Positional, tyro.conf.Suppress) for mark in kind[int].__metadata__):
             continue
         name = next((mark.name for mark in marks if getattr(mark, "name", None)), field.name)
         spelled = name.replace("-", "_") if underscores else name.replace("_", "-")
@@ -105,6 +107,8 @@ def as_typed(sentence: str, settings_class: type, underscores: bool = False) -> 
     (`--num-inference-steps 0 is not allowed`)."""
     for option, field in option_names(settings_class, underscores).items():
         if not option.startswith(("--no-", "--no_")):
+            if "_" in field:  # no English word, so that it may stand there without its value
+                sentence = re.sub(rf"(?<![\w./-]){re.escape(field)}(?![\w=./])", option, sentence)
             sentence = re.sub(rf"(?<![\w.-]){re.escape(field)}=", f"{option} ", sentence)
     return sentence
 
@@ -173,6 +177,7 @@ def _sentence(complaint: str, prog: str) -> str:
 def _plain_help(help_text: str) -> str:
     """Tidy tyro's help: no rules, and no `None` for an option that need not be given, which its sentence says better."""
     lines = [line.rstrip() for line in help_text.splitlines() if not re.fullmatch(r" *-{5,} *", line)]
+    lines = [line if line.startswith(" ") else textwrap.fill(line, COLUMNS) for line in lines]
     text = "\n".join(lines) + "\n"
     text = re.sub(r"\{None\}\|", "", text)
     text = re.sub(r"\s*\(default: None\)", "", text)

@@ -12,9 +12,10 @@ from audit_data import films, write_split
 from PIL import Image
 from tiny_models import tiny_pipeline
 
+from diffusers_macdm.audit import audit
 from diffusers_macdm.audit import page as report
 from diffusers_macdm.audit.copies import false_alarm_interval, proportion
-from diffusers_macdm.audit.run import audit, build_detector, load_radiographs, telling_level, verdict
+from diffusers_macdm.audit.run import build_detector, load_radiographs, telling_level, verdict
 from diffusers_macdm.commands import main as cli
 
 

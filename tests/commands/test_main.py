@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffusers_macdm import __version__
 from diffusers_macdm.commands import main as cli
+from diffusers_macdm.data import check
+from diffusers_macdm.parsing import option_names
+from diffusers_macdm.phantom.settings import Settings
 
 
 @pytest.fixture
@@ -25,20 +29,80 @@ def data(tmp_path):
 COLUMNS = {"image": "images", "anatomy_mask": "anatomy", "lesion_mask": "lesion"}
 
 
-def test_help_names_the_commands(capsys):
-    with pytest.raises(SystemExit) as exit_info:
-        cli.main(["--help"])
-    assert exit_info.value.code == 0
+def test_help_names_every_command(capsys):
+    assert cli.main(["--help"]) == 0
     output = capsys.readouterr().out
-    assert "check" in output and "phantom" in output
+    assert all(f"\n  {name} " in output and command.summary in output for name, command in cli.COMMANDS.items())
 
 
-@pytest.mark.parametrize("arguments", [(), ("nonsense",), ("check",), ("phantom", "x", "--size", "large")])
-def test_wrong_usage(arguments, capsys):
-    with pytest.raises(SystemExit) as exit_info:
-        cli.main(arguments)
-    assert exit_info.value.code == 2
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"macdm {__version__}\n"
+
+
+def test_without_a_command_the_help_is_an_error(capsys):
+    assert cli.main([]) == 2
     assert "usage: macdm" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["nonsense"], "macdm: there is no command nonsense; see macdm --help."),
+        (["evalute"], "macdm: there is no command evalute; did you mean evaluate?"),
+        (["check"], "macdm check: DATA is missing; see macdm check --help."),
+        (["phantom", "x", "--size", "large"], "macdm phantom: --size large is not allowed: it takes whole numbers."),
+        (["phantom", "x", "--sise", "9"], "macdm phantom: there is no option --sise; did you mean --size?"),
+        (
+            ["generate", "m", "o", "--num-per-class", "0"],
+            "macdm generate: --num-per-class 0 is not allowed: at least 1 is needed.",
+        ),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments, sentence, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    assert end.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.err == sentence + "\n" and not captured.out
+
+
+def test_errors_of_the_library_name_options_as_typed(tmp_path, capsys):
+    words = ["generate", str(tmp_path), str(tmp_path / "out"), "--num-per-class", "1", "--strength", "0.5"]
+    assert cli.main(words) == 1
+    assert capsys.readouterr().err == "macdm generate: --strength 0.5 needs --from: the real cases to start from.\n"
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_settings_run_and_words(name, capsys):
+    """Each option has a sentence, and the functions behind the command are there."""
+    command = cli.COMMANDS[name]
+    settings_class = cli.named(command.settings)
+    with pytest.raises(SystemExit) as end:
+        cli.main([name, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert end.value.code == 0 and all(option in text for option in option_names(settings_class))
+    assert callable(cli.named(command.run)) and callable(cli.named(f"commands.words.{command.words}"))
+    new = [option for names in command.renamed.values() for option in ([names] if isinstance(names, str) else names)]
+    assert set(new) <= set(option_names(settings_class)) and not set(command.renamed) & set(option_names(settings_class))
+
+
+def test_help_loads_neither_torch_nor_diffusers():
+    """The list of packages that `macdm COMMAND --help` imports: what it takes to start at once."""
+    code = """
+import json, sys
+from diffusers_macdm.commands import main
+for words in (["--help"], *([name, "--help"] for name in main.COMMANDS)):
+    try:
+        main.main(words)
+    except SystemExit as end:
+        assert not end.code
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_names)))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    loaded = {name for name in json.loads(result.stdout.splitlines()[-1]) if not name.startswith(("_", "sitecustomize"))}
+    assert loaded <= {"diffusers_macdm", "tyro", "docstring_parser", "typeguard", "typing_extensions"}
 
 
 def test_check_passes(data, capsys):
@@ -88,19 +152,19 @@ def test_errors_are_one_sentence_without_a_traceback(tmp_path):
 
 
 def test_interrupt(monkeypatch, capsys):
-    def interrupted(args):
+    def interrupted(settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_check", interrupted)
+    monkeypatch.setattr(check, "run", interrupted)
     assert cli.main(["check", "x"]) == 130
     assert "interrupted" in capsys.readouterr().err
 
 
 def test_missing_package_is_named(monkeypatch, capsys):
-    def without_skimage(args):
+    def without_skimage(settings):
         raise ModuleNotFoundError("No module named 'skimage.measure'", name="skimage.measure")
 
-    monkeypatch.setattr(cli, "_check", without_skimage)
+    monkeypatch.setattr(check, "run", without_skimage)
     assert cli.main(["check", "x"]) == 1
     assert "'skimage.measure' is missing; install diffusers-macdm[train,eval]" in capsys.readouterr().err
 
@@ -117,5 +181,5 @@ def test_phantom_then_check(tmp_path, capsys):
 
 
 def test_phantom_defaults_are_the_size_of_the_paper():
-    args = cli.build_parser().parse_args(["phantom", "x"])
-    assert (args.num_normal, args.num_lesion, args.size, args.seed) == (177, 73, 64, 0)
+    settings = Settings("x")
+    assert (settings.num_normal, settings.num_lesion, settings.size, settings.seed) == (177, 73, 64, 0)

@@ -3,7 +3,6 @@
 import torch
 from toy_cases import SIZE, toy_cases
 
-from diffusers_macdm.comparison.model import TrainingBudget
 from diffusers_macdm.comparison.models.conditional_gan import (
     LATENT_DIM,
     ConditionalGAN,
@@ -14,6 +13,7 @@ from diffusers_macdm.comparison.models.conditional_gan import (
     resolutions,
     translate,
 )
+from diffusers_macdm.comparison.settings import TrainingBudget
 
 
 BUDGET = TrainingBudget(block_out_channels=(8, 16), layers_per_block=1)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffusers_macdm.comparison.model import TrainingBudget, eight_bits, finished, masks_for
+from diffusers_macdm.comparison.model import eight_bits, finished, masks_for
+from diffusers_macdm.comparison.settings import TrainingBudget
 from diffusers_macdm.macdm.refinement import refine_masks
 
 

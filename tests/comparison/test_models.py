@@ -4,8 +4,9 @@ import pytest
 import torch
 from toy_cases import BRIGHTNESS, SIZE, disc, toy_cases
 
-from diffusers_macdm.comparison.model import MASK_SOURCES, TrainingBudget
+from diffusers_macdm.comparison.model import MASK_SOURCES
 from diffusers_macdm.comparison.models import MODELS
+from diffusers_macdm.comparison.settings import TrainingBudget
 from diffusers_macdm.data.cases import Cases
 from diffusers_macdm.macdm import MaCDMPipeline
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from diffusers_macdm.comparison.model import TrainingBudget
+from diffusers_macdm.comparison import compare
 from diffusers_macdm.comparison.models import MODELS
-from diffusers_macdm.comparison.run import compare
+from diffusers_macdm.comparison.settings import TrainingBudget
 from diffusers_macdm.comparison.summary import over_folds
 from diffusers_macdm.evaluation.arms import CONTROLS
 from diffusers_macdm.phantom.write import write_phantom
@@ -30,13 +30,13 @@ TINY = {
         patch_size=2,
         num_inference_steps=2,
     ),
-    "eval_steps": 4,
-    "eval_batch_size": 8,
+    "downstream_steps": 4,
+    "downstream_batch_size": 8,
     "validate_every": 2,
     "classifier_width": 4,
     "segmenter_width": 4,
-    "audit_steps": 2,
-    "num_resamples": 30,
+    "embedding_steps": 2,
+    "resamples": 30,
     "device": "cpu",
     "progress": False,
 }
@@ -163,7 +163,7 @@ def test_every_model_at_two_sizes(real, tmp_path):
     assert {row["model"] for row in result["fit"]} == set(MODELS) - {"guided_ddpm"}
 
 
-@pytest.mark.parametrize("name", ["audit_steps", "num_resamples"])
+@pytest.mark.parametrize("name", ["embedding_steps", "resamples"])
 def test_counts_are_refused_before_anything_is_written(real, tmp_path, name):
     with pytest.raises(ValueError, match=f"{name}=0 is not allowed"):
         compare(real, tmp_path / "out", **{**TINY, name: 0})

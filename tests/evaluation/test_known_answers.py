@@ -6,22 +6,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffusers_macdm.evaluation import evaluate
 from diffusers_macdm.evaluation.arms import CONTROLS
-from diffusers_macdm.evaluation.run import evaluate
 
 
 SIZE = 24
 NUM_TRAIN = 6
 SETTINGS = {
     "size": SIZE,
-    "steps": 200,
-    "batch_size": 8,
+    "downstream_steps": 200,
+    "downstream_batch_size": 8,
     "validate_every": 40,
     "classifier_width": 8,
     "segmenter_width": 8,
     "tasks": ["segmentation"],
     "skip_realism": True,
-    "num_resamples": 300,
+    "resamples": 300,
     "allow_unrecorded": True,
     "device": "cpu",
     "progress": False,

@@ -8,19 +8,19 @@ import sys
 import pytest
 from tiny_models import tiny_pipeline
 
+from diffusers_macdm.evaluation import evaluate
 from diffusers_macdm.evaluation.downstream import DownstreamTraining
-from diffusers_macdm.evaluation.run import evaluate
 from diffusers_macdm.phantom.write import write_phantom
 
 
 TINY = {
     "size": 16,
-    "steps": 4,
-    "batch_size": 8,
+    "downstream_steps": 4,
+    "downstream_batch_size": 8,
     "validate_every": 2,
     "classifier_width": 4,
     "segmenter_width": 4,
-    "num_resamples": 40,
+    "resamples": 40,
     "allow_unrecorded": True,
     "device": "cpu",
     "progress": False,
@@ -128,7 +128,7 @@ def test_an_interrupted_evaluation_goes_on_and_ends_with_the_same_numbers(launch
     )
     arms = {"arms": ["real_only", "real_plus_synthetic_1"], "ratios": [1]}
     with pytest.raises(ValueError, match="begun with another budgets diagnosis steps \\(4, now 5\\)"):
-        evaluate(*sets, out, **{**TINY, "steps": 5}, **arms)
+        evaluate(*sets, out, **{**TINY, "downstream_steps": 5}, **arms)
     evaluate(*sets, out, **TINY, **arms)
     assert trained == ["diagnosis"]
     first, second = (json.loads((folder / "evaluation.json").read_text()) for folder in (whole, out))
@@ -202,7 +202,7 @@ def test_what_is_not_allowed_is_said_before_any_work(sets, tmp_path):
         ({"filters": ["network"]}, "--model"),
         ({"seeds": [0, 0]}, "seeds"),
         ({"ratios": [-1]}, "ratio -1"),
-        ({"steps": 0}, "steps=0"),
+        ({"downstream_steps": 0}, "steps=0"),
         ({"device": "gpu0"}, "device='gpu0' is not available"),
         ({"size": 18, "segmenter_width": 0}, "width=0"),
         ({"feature_extractor": "nowhere/at/all"}, "nowhere/at/all"),
@@ -210,7 +210,7 @@ def test_what_is_not_allowed_is_said_before_any_work(sets, tmp_path):
         ({"pretrained_classifier": "nowhere/at/all"}, "nowhere/at/all: cannot be loaded"),
         ({"samples_per_class": [12, 0]}, "cases of at least two labels must be left"),
         ({"samples_per_class": [12, 99]}, "samples_per_class 99 of label 1 is not allowed: the train split has 12"),
-        ({"steps": 1}, "steps=1 is not allowed: synthetic_pretraining needs at least 2"),
+        ({"downstream_steps": 1}, "steps=1 is not allowed: synthetic_pretraining needs at least 2"),
         ({"seeds": [2**63]}, "from 0 to 2.63 - 1"),
         ({"device": "meta"}, "device='meta' is not available: cpu"),
         ({"folds": 200}, "folds=200 is not allowed: the 12 cases of"),

@@ -9,8 +9,9 @@ from tiny_models import tiny_pipeline
 from diffusers_macdm.audit import run
 from diffusers_macdm.commands import main as cli
 from diffusers_macdm.data.check import check_dataset
+from diffusers_macdm.generate import generate
 from diffusers_macdm.generate import run as synthesis
-from diffusers_macdm.generate.run import generate, make_pairs, pair_seed, strength_warning
+from diffusers_macdm.generate.run import make_pairs, pair_seed, strength_warning
 from diffusers_macdm.hub.loading import load_pipeline
 from diffusers_macdm.phantom.write import write_phantom
 

@@ -18,7 +18,8 @@ from diffusers_macdm.commands import main as cli
 from diffusers_macdm.data.check import check_dataset
 from diffusers_macdm.data.dataset import PairDataset
 from diffusers_macdm.data.loading import load_pairs
-from diffusers_macdm.generate.run import generate, make_again, make_pairs, pair_seed, weights_digest
+from diffusers_macdm.generate import generate
+from diffusers_macdm.generate.run import make_again, make_pairs, pair_seed, weights_digest
 from diffusers_macdm.hub.loading import load_pipeline
 from diffusers_macdm.macdm.joint_sample import split
 from diffusers_macdm.phantom.write import write_phantom
@@ -465,7 +466,7 @@ def test_command(model, real, tmp_path, capsys):
 def test_command_says_in_one_sentence_what_is_wrong(without_classifier, tmp_path, capsys):
     arguments = ["--num-per-class", "1", "--guidance-scale", "2", "--device", "cpu"]
     assert cli.main(["generate", str(without_classifier), str(tmp_path / "set"), *arguments]) == 1
-    assert "macdm generate: guidance_scale=2.0 needs a guidance_classifier" in capsys.readouterr().err
+    assert "macdm generate: --guidance-scale 2.0 needs a guidance_classifier" in capsys.readouterr().err
     assert not (tmp_path / "set").exists()
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from scipy.stats import binomtest
 from tiny_models import TINY_CLASSIFIER, TINY_UNET, tiny_pipeline
 
-from diffusers_macdm.generate.run import generate
+from diffusers_macdm.generate import generate
 from diffusers_macdm.hub.card import check_card, dataset_card, model_card, model_card_files, wilson_interval
 from diffusers_macdm.metrics import METRICS
 from diffusers_macdm.phantom.write import write_phantom

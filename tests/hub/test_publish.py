@@ -25,7 +25,7 @@ from tiny_models import tiny_pipeline, tiny_unet
 from diffusers_macdm.commands import main as cli
 from diffusers_macdm.data.dataset import PairDataset
 from diffusers_macdm.data.loading import load_pairs
-from diffusers_macdm.generate.run import generate
+from diffusers_macdm.generate import generate
 from diffusers_macdm.hub import publish as publishing
 from diffusers_macdm.hub.publish import push_dataset, push_metric, push_model
 from diffusers_macdm.hub.sources import source_files

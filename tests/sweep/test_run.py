@@ -14,7 +14,8 @@ from tiny_models import tiny_pipeline
 
 from diffusers_macdm.data.cases import load_cases
 from diffusers_macdm.phantom.write import write_phantom
-from diffusers_macdm.sweep.run import UNBOUNDED, finding, grid_points, parse_grid, run_name, runs_of, sample_pairs, sweep
+from diffusers_macdm.sweep import sweep
+from diffusers_macdm.sweep.run import UNBOUNDED, finding, grid_points, parse_grid, run_name, runs_of, sample_pairs
 
 
 DEFAULTS = {
@@ -27,9 +28,10 @@ DEFAULTS = {
 }
 SMALL = {
     "num_per_class": 6,
-    "evaluation_steps": 4,
+    "downstream_steps": 4,
     "embedding_steps": 4,
-    "width": 4,
+    "classifier_width": 4,
+    "segmenter_width": 4,
     "allow_unrecorded": True,
     "device": "cpu",
     "progress": False,
@@ -240,7 +242,7 @@ def test_the_command_and_what_it_refuses(folder, tmp_path):
         )
 
     common = (folder / "model", "--real", folder / "data", "--device", "cpu")
-    tiny = ("--num-per-class", 3, "--eval-steps", 2, "--embedding-steps", 2, "--width", 4)
+    tiny = ("--num-per-class", 3, "--downstream-steps", 2, "--embedding-steps", 2, "--width", 4)
     out = tmp_path / "out"
     refused = macdm(*common, "--out", out, "--grid", "num_inference_steps=2", *tiny)
     assert refused.returncode == 1 and "--allow-unrecorded" in refused.stderr and not out.exists()
@@ -272,8 +274,8 @@ def test_what_is_refused_before_anything_is_written(folder, tmp_path):
         ({"w2": [0.5]}, {"train_steps": 0}, "steps=0 is not allowed"),
         ({"w2": [0.5]}, {"mask_weighting": "both"}, "mask_weighting='both' is not known; allowed are input, signal"),
         ({"w2": [0.5]}, {"train_seeds": (-1,)}, "train_seeds"),
-        ({"strength": [0.5]}, {"evaluation_steps": 0}, "steps=0 is not allowed"),
-        ({"strength": [0.5]}, {"width": 0}, "width=0 is not allowed"),
+        ({"strength": [0.5]}, {"downstream_steps": 0}, "steps=0 is not allowed"),
+        ({"strength": [0.5]}, {"classifier_width": 0}, "width=0 is not allowed"),
         ({"strength": [0.5]}, {"device": "gpu0"}, "device='gpu0' is not available"),
         ({"strength": [0.5]}, {"feature_extractor": "nowhere/at/all"}, "nowhere/at/all"),
         ({"strength": [0.5]}, {"samples_per_class": [3]}, "cases of at least two labels"),

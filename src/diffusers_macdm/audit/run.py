@@ -21,6 +21,7 @@ import torch
 from ..data.dataset import PairDataset
 from ..data.loading import case_names, load_pairs, radiograph_digest
 from ..devices import available_device
+from ..files import refuse_filled
 from ..hub.loading import load_pipeline, own_version
 from ..macdm.image_processor import radiograph_array
 from ..provenance.guard import digests_of_training
@@ -197,21 +198,9 @@ def run(settings: Settings, *, show_progress: bool = True) -> dict:
         FileExistsError: when `out` has files in it.
     """
     out = Path(settings.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} exists and is not an empty folder; nothing is overwritten.")
+    refuse_filled(out)
     if settings.strengths and settings.model is None:
         raise ValueError("strengths need the model that makes the variations.")
-    for strength in settings.strengths:
-        if not 0 < strength <= 1:
-            raise ValueError(f"strength {strength} is not allowed: a noise level in (0, 1] is needed.")
-    for name, value, least in (
-        ("embedding_steps", settings.embedding_steps, 1),
-        ("planted", settings.planted, 1),
-        ("variations", settings.variations, 1),
-        ("seed", settings.seed, 0),
-    ):
-        if value < least:
-            raise ValueError(f"{name}={value} is not allowed: at least {least} is needed.")
     device = available_device(settings.device)
 
     pipe = None if settings.model is None else _pipeline(settings.model, device)  # first: what cannot be loaded is said at once

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import tyro
 
+from ..checks import check_at_least
+
 
 EMBEDDING_STEPS = 400  # training steps of the copy detector's embedding, wherever one is trained
 
@@ -43,3 +45,9 @@ class Settings:
     variations: Annotated[int, tyro.conf.arg(metavar="N")] = 64
     seed: int = 0
     device: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+
+    def __post_init__(self):
+        check_at_least(self, embedding_steps=1, planted=1, variations=1, seed=0)
+        for strength in self.strengths:
+            if not 0 < strength <= 1:
+                raise ValueError(f"strengths={strength} is not allowed: a noise level in (0, 1] is needed.")

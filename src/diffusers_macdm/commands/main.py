@@ -132,7 +132,10 @@ def _run(name: str, command: Command, settings) -> int:
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        result = named(command.run)(settings)
+        run = named(command.run)
+        if not sys.stderr.isatty() and "diffusers" in sys.modules:
+            importlib.import_module("diffusers.utils.logging").disable_progress_bar()
+        result = run(settings)
         return named(f"commands.words.{command.words}")(settings, result) or 0
     except KeyboardInterrupt:
         print("\nmacdm: interrupted", file=sys.stderr)

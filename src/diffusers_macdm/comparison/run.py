@@ -77,13 +77,6 @@ def run(settings: Settings, *, show_progress: bool = True) -> dict:
     out = Path(settings.out)
     budget = settings.budget
     _check(settings.models, settings.seeds, settings.num_synthetic, settings.train_sizes)
-    for name, value, least in (
-        ("size", settings.size, 8),
-        ("embedding_steps", settings.embedding_steps, 1),
-        ("resamples", settings.resamples, 1),
-    ):
-        if value < least:
-            raise ValueError(f"{name}={value} is not allowed: at least {least} is needed.")
     if budget.num_inference_steps > NUM_TRAIN_TIMESTEPS:
         raise ValueError(
             f"num_inference_steps={budget.num_inference_steps} is not allowed: there are {NUM_TRAIN_TIMESTEPS} noise levels."

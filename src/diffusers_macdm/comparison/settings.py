@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from ..audit.settings import EMBEDDING_STEPS
+from ..checks import check_at_least
 
 
 # Of `models`, one module each; the order of the report.
@@ -34,13 +35,22 @@ def whole_numbers(text: str) -> tuple[int, ...]:
         raise ValueError(f"{text!r} is not allowed: whole numbers with commas between them, 100,250") from None
 
 
+WholeNumbers = tyro.constructors.PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="N,N,...",
+    instance_from_str=lambda words: whole_numbers(words[0]),
+    is_instance=lambda value: value is None or isinstance(value, tuple),
+    str_from_instance=lambda value: ["None" if value is None else ",".join(map(str, value))],
+)
+
+
 @dataclass(frozen=True)
 class TrainingBudget:
     """The budget that every generative model gets alike.
 
     Attributes:
-        steps: Training steps of every model, all of its networks together: what trains a guidance classifier or an autoencoder is
-            taken from them, and a generator and its discriminator take a step together.
+        steps: Training steps of every model, all of its networks together: what trains a guidance classifier or an autoencoder
+            is taken from them, and a generator and its discriminator take a step together.
         batch_size: Batch size of every generative model.
         learning_rate: Learning rate of every diffusion model (AdamW), after the warm-up; it falls to 0 as a cosine.
         gan_learning_rate: Learning rate of the GAN's generator and discriminator.
@@ -111,15 +121,16 @@ class Settings:
         num_synthetic: Pairs of each model; as many as it has training cases when not given.
         size: Side in pixels that all cases are resampled to.
         budget: Budget of the generative models.
-        seeds: Seeds of the downstream trainings; no claim is made from fewer than 3. The first is that of the generative models.
+        seeds: Seeds of the downstream trainings; no claim is made from fewer than 3. The first is that of the generative
+            models.
         downstream_steps: Optimisation steps of every downstream training.
         downstream_batch_size: Batch size of every downstream training.
         validate_every: Steps between two looks at the validation cases, which choose the state.
         pretrained_classifier: ImageNet ResNet-34 of transformers (folder or Hub name) to start from.
         classifier_width: Channels of the classifier's first stage.
         segmenter_width: Channels of the segmenter's first level.
-        feature_extractor: Network behind the realism: vision model of transformers (folder or Hub name) or TorchScript file; the
-            diagnosis classifier trained on real cases when not given.
+        feature_extractor: Network behind the realism: vision model of transformers (folder or Hub name) or TorchScript file;
+            the diagnosis classifier trained on real cases when not given.
         embedding_steps: Training steps of the copy detector's embedding.
         resamples: Resamples of the bootstrap over patients.
         device: Device to train on, for example cuda or cpu; cuda when not given and there is one.
@@ -130,7 +141,7 @@ class Settings:
     models: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODEL ...")] = MODEL_NAMES
     folds: Annotated[int | None, tyro.conf.arg(metavar="K")] = None
     held_out_folds: Annotated[int | None, tyro.conf.arg(metavar="K")] = None
-    train_sizes: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="N,N,...", constructor=whole_numbers)] = None
+    train_sizes: Annotated[tuple[int, ...] | None, WholeNumbers] = None
     samples_per_class: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="N ...")] = None
     num_synthetic: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     size: int = 64
@@ -146,3 +157,6 @@ class Settings:
     embedding_steps: Annotated[int, tyro.conf.arg(metavar="N")] = EMBEDDING_STEPS
     resamples: Annotated[int, tyro.conf.arg(metavar="N")] = 2000
     device: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+
+    def __post_init__(self):
+        check_at_least(self, size=8, downstream_steps=1, downstream_batch_size=2, embedding_steps=1, resamples=1)

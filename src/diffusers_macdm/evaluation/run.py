@@ -473,12 +473,6 @@ def _generation_rows(result: dict, dataset: str) -> list[dict]:
 # --- files and settings -----------------------------------------------------------------------------------------------
 
 
-def _check_numbers(**limits: tuple[int, int]) -> None:
-    for name, (value, least) in limits.items():
-        if value < least:
-            raise ValueError(f"{name}={value} is not allowed: at least {least} is needed.")
-
-
 def _check_names(what: str, given: Sequence[str], allowed: Sequence[str]) -> None:
     for name in given:
         if name not in allowed:

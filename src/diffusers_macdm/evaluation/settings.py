@@ -8,6 +8,8 @@ from typing import Annotated
 
 import tyro
 
+from ..checks import check_at_least
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -28,8 +30,8 @@ class Settings:
         tasks: Tasks to measure: diagnosis, segmentation, or both.
         ratios: Synthetic pairs for each real training case.
         arms: Arms to train, the controls among them; all when not given.
-        filters: Filters of the synthetic pairs, each compared with none at ratio 1: classifier, segmenter, both (trained on real
-            cases), network (the model's own image -> masks, with --model).
+        filters: Filters of the synthetic pairs, each compared with none at ratio 1: classifier, segmenter, both (trained on
+            real cases), network (the model's own image -> masks, with --model).
         model: Model that made the pairs, for the filter 'network'.
         folds: Test the held-out cases (validation and test) in this number of turns, by patient.
         leave_one_site_out: Also test each site without having trained on its cases.
@@ -37,8 +39,8 @@ class Settings:
         pretrained_classifier: ImageNet ResNet-34 of transformers (folder or Hub name) to start from.
         classifier_width: Channels of the classifier's first stage.
         segmenter_width: Channels of the segmenter's first level.
-        feature_extractor: Network behind the realism: vision model of transformers (folder or Hub name) or TorchScript file; the
-            diagnosis classifier trained on real cases when not given.
+        feature_extractor: Network behind the realism: vision model of transformers (folder or Hub name) or TorchScript file;
+            the diagnosis classifier trained on real cases when not given.
         skip_realism: Leave out realism and fit of the masks.
         resamples: Resamples of the bootstrap over patients.
         allow_unrecorded: Take for clean what no record tells about the synthetic set.
@@ -69,3 +71,6 @@ class Settings:
     resamples: Annotated[int, tyro.conf.arg(metavar="N")] = 2000
     allow_unrecorded: bool = False
     device: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+
+    def __post_init__(self):
+        check_at_least(self, size=8, downstream_steps=1, downstream_batch_size=2, validate_every=1, resamples=1)

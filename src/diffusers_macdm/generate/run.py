@@ -18,6 +18,7 @@ import io
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -91,7 +92,10 @@ def run(settings: Settings, *, show_progress: bool = True) -> dict:
             then. And when a pair is a copy again and again; what was written until then stays.
     """
     out = Path(settings.out)
-    _check_counts(settings.num_per_class, settings.batch_size, settings.seed)
+    if settings.from_data is not None and settings.strength is not None and settings.reject_copies is None:
+        warning = strength_warning(settings.model, settings.strength)
+        if warning is not None and show_progress:
+            print(f"warning: {warning}", file=sys.stderr)
     _check_real_cases(settings.from_data, settings.strength, settings.masks_from)
     begun = _settings_of(out)
 
@@ -313,7 +317,8 @@ def strength_warning(model: str | Path, strength: float) -> str | None:
 def _copy_test(real, model, size: int, seed: int, device, progress: bool) -> Callable[[Sequence[Pair]], np.ndarray]:
     """Tells which of some pairs are copies of the images in `real` that the model was trained on: `[N]` bool."""
     from ..audit.images import to_audit_size
-    from ..audit.run import EMBEDDING_STEPS, build_detector, load_radiographs, trained_on
+    from ..audit.run import build_detector, load_radiographs, trained_on
+    from ..audit.settings import EMBEDDING_STEPS
 
     training, _ = trained_on(load_radiographs(real, "train", size), real, model=model)
     detector, _ = build_detector(
@@ -351,12 +356,6 @@ def _replace_copies(pipe, seed: int, begin: int, batch: list[dict], pairs: list[
 
 
 # --- what is asked for ------------------------------------------------------------------------------------------------
-
-
-def _check_counts(num_per_class: int, batch_size: int, seed: int) -> None:
-    for name, value, least in (("num_per_class", num_per_class, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}={value} is not allowed: a whole number of at least {least} is needed.")
 
 
 def _check_real_cases(from_data, strength: float | None, masks_from) -> None:

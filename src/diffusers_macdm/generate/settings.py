@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from ..checks import check_at_least
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -58,3 +60,6 @@ class Settings:
     reject_copies: Annotated[str | None, tyro.conf.arg(metavar="DATA")] = None
     device: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+
+    def __post_init__(self):
+        check_at_least(self, num_per_class=1, batch_size=1, seed=0)

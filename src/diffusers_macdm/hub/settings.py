@@ -28,8 +28,8 @@ class PushSettings:
         token: Token of the Hub; `hf auth login` or the variable HF_TOKEN are better.
         dry_run: List what would be published and ask nobody.
         license: Licence for the card, as the Hub spells it: cc-by-4.0, apache-2.0, ...
-        image_digests: Also publish the SHA-256 of each training radiograph, for the leak guard: whoever holds a film can tell that
-            it is among them.
+        image_digests: Also publish the SHA-256 of each training radiograph, for the leak guard: whoever holds a film can tell
+            that it is among them.
         variants: Weights beside float32: fp16, bf16, or nothing.
         audit: Folder of `macdm audit`, for the card and audit/audit.json.
         evaluation: Folder of `macdm evaluate`, for the card.
@@ -55,9 +55,9 @@ class PushSettings:
 
 @dataclass(frozen=True)
 class PushDatasetSettings:
-    """Publish a synthetic set on the Hub, by one commit, as Parquet files that `datasets` and the Hub's viewer read, with a card.
+    """Publish a synthetic set on the Hub, by one commit, as Parquet files with a card.
 
-    Pseudonyms stand for real cases and patients. A new repository is private.
+    `datasets` and the Hub's viewer read it. Pseudonyms stand for real cases and patients. A new repository is private.
 
     Attributes:
         data: Folder of `macdm generate`.
@@ -68,8 +68,8 @@ class PushDatasetSettings:
         token: Token of the Hub; `hf auth login` or the variable HF_TOKEN are better.
         dry_run: List what would be published and ask nobody.
         license: Licence for the card, as the Hub spells it: cc-by-4.0, apache-2.0, ...
-        image_digests: Also publish the SHA-256 of each training radiograph, for the leak guard: whoever holds a film can tell that
-            it is among them.
+        image_digests: Also publish the SHA-256 of each training radiograph, for the leak guard: whoever holds a film can tell
+            that it is among them.
         real_images: Also publish what was not generated: real films or masks of patients, which nobody can take back.
     """
 

@@ -169,15 +169,6 @@ def run(settings: Settings, *, show_progress: bool = True) -> dict:
     budgets = {
         task: Budget(settings.downstream_steps, learning_rate=LEARNING_RATES[task], width=widths[task]) for task in TASKS
     }
-    for name, value, least in (
-        ("classifier_width", settings.classifier_width or 1, 1),
-        ("segmenter_width", settings.segmenter_width or 1, 1),
-        ("num_per_class", settings.num_per_class, 2),
-        ("batch_size", settings.batch_size, 2),
-        ("embedding_steps", settings.embedding_steps, 1),
-    ):
-        if value < least:
-            raise ValueError(f"{name}={value} is not allowed: at least {least} is needed.")
     if not grid:
         raise ValueError(f"The grid is empty; it may have {', '.join(PARAMETERS)}.")
     retrained = [name for name in RETRAINING if name in grid]
@@ -204,7 +195,8 @@ def run(settings: Settings, *, show_progress: bool = True) -> dict:
     levels = pipe.scheduler.config.num_train_timesteps
     if max(grid.get("num_inference_steps", (0,))) > levels:
         raise ValueError(
-            f"num_inference_steps {max(grid['num_inference_steps'])} is not allowed: {settings.model} knows {levels} noise levels."
+            f"num_inference_steps {max(grid['num_inference_steps'])} is not allowed: {settings.model} knows {levels} noise "
+            "levels."
         )
     mask_weighting = settings.mask_weighting or pipe.unet.config.mask_weighting
     check_channel_weights((1.0,) * len(CHANNELS), len(CHANNELS), mask_weighting)

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ..audit.settings import EMBEDDING_STEPS
+from ..checks import check_at_least
 from ..comparison.settings import TrainingBudget
 
 
@@ -16,7 +17,8 @@ from ..comparison.settings import TrainingBudget
 class Settings:
     """Measure the pairs of a model at each point of a grid: quality, fit of the masks, class agreement, copies.
 
-    Writes sweep.json, sweep.csv and index.html. Called again with the same settings it goes on where an interrupted run stopped.
+    Writes sweep.json, sweep.csv and index.html. Called again with the same settings it goes on where an interrupted run
+    stopped.
 
     Attributes:
         model: A trained MaCDMPipeline: folder, or owner/name[@version] on the Hub.
@@ -30,13 +32,13 @@ class Settings:
         classifier_width: Channels of the classifier's first stage; 64 when not given.
         segmenter_width: Channels of the segmenter's first level; 32 when not given.
         embedding_steps: Training steps of the copy detector's embedding.
-        feature_extractor: Vision model of transformers (folder or Hub name) or TorchScript file; the diagnosis classifier when not
-            given.
+        feature_extractor: Vision model of transformers (folder or Hub name) or TorchScript file; the diagnosis classifier when
+            not given.
         train_steps: Training steps of a model for w2 or w3.
         train_seeds: Seeds of the trainings for w2 and w3, one training for each.
         learning_rate: Learning rate of a model for w2 or w3.
-        mask_weighting: Where w2 and w3 act: on the network's input, or on the clean masks before the noise; as in MODEL when not
-            given.
+        mask_weighting: Where w2 and w3 act: on the network's input, or on the clean masks before the noise; as in MODEL when
+            not given.
         batch_size: Batch size of these trainings and of the sampling.
         samples_per_class: Real training cases of label 0, 1, ...: those of the training scripts' --samples_per_class, --seed 0.
         allow_unrecorded: Measure although nothing records which cases trained the model.
@@ -64,3 +66,7 @@ class Settings:
     allow_unrecorded: bool = False
     seed: int = 0
     device: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+
+    def __post_init__(self):
+        check_at_least(self, num_per_class=2, batch_size=2, embedding_steps=1, downstream_steps=1)
+        check_at_least(self, classifier_width=1, segmenter_width=1, seed=0)
