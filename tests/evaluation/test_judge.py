@@ -53,9 +53,7 @@ def test_each_network_is_trained_once_and_is_the_last_state(tmp_path, monkeypatc
     assert np.array_equal(
         predict_probabilities(second.network(DIAGNOSIS), cases), predict_probabilities(networks[DIAGNOSIS], cases)
     )
-    assert np.array_equal(
-        predict_masks(second.network(SEGMENTATION), cases), predict_masks(networks[SEGMENTATION], cases)
-    )
+    assert np.array_equal(predict_masks(second.network(SEGMENTATION), cases), predict_masks(networks[SEGMENTATION], cases))
     assert trained == ([] if kept else [DIAGNOSIS, SEGMENTATION])
     assert not any(parameter.requires_grad for parameter in second.network(DIAGNOSIS).parameters())
     assert kept == any(tmp_path.iterdir()) and not list(tmp_path.rglob("*.tmp"))

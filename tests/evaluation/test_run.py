@@ -95,10 +95,7 @@ def test_values_come_from_the_recorded_predictions(launched):
     out, _ = launched
     result = json.loads((out / "evaluation.json").read_text())
     row = next(r for r in result["results"] if (r["metric"], r["arm"]) == ("anatomy_dice", "real_only"))
-    runs = [
-        json.loads(path.read_text())
-        for path in sorted((out / "runs/split/segmentation/real_only").glob("seed-*.json"))
-    ]
+    runs = [json.loads(path.read_text()) for path in sorted((out / "runs/split/segmentation/real_only").glob("seed-*.json"))]
     assert row["per_seed"] == pytest.approx([sum(r["columns"]["anatomy_dice"]) / 6 for r in runs])
     assert len(runs) == 3 and runs[0]["columns"] != runs[1]["columns"]
 

@@ -322,11 +322,7 @@ def _train(build, loss_of, score, stages, validation, budget, seed, augmentation
                 progress(step)
             # A state from before the last stage would be that of another arm.
             is_last_stage = number == len(stages) - 1
-            if (
-                validation is not None
-                and is_last_stage
-                and (step % budget.validate_every == 0 or step == budget.steps)
-            ):
+            if validation is not None and is_last_stage and (step % budget.validate_every == 0 or step == budget.steps):
                 network.eval()
                 value, decides = score(network)
                 network.train()

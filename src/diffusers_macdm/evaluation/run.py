@@ -159,12 +159,15 @@ def run(settings: Settings, *, show_progress: bool = True) -> dict:
             f"Only {len(settings.seeds)} of {MIN_SEEDS} seeds: chance in the training is not measured, and no claim is made."
         )
     if site_rounds:
-        notes.append(
-            "The generator was trained with cases of all sites, also of the one that is left out of the rest."
-        )
+        notes.append("The generator was trained with cases of all sites, also of the one that is left out of the rest.")
 
     reference = Judge(
-        splits["train"], training, seed=settings.seeds[0], folder=out / REFERENCE, extractor=extractor, show_progress=show_progress
+        splits["train"],
+        training,
+        seed=settings.seeds[0],
+        folder=out / REFERENCE,
+        extractor=extractor,
+        show_progress=show_progress,
     )
     sets, kept = _filter_pairs(rounds, settings.filters, reference, mask_sampler)
     jobs = _plan(rounds, site_rounds, chosen_arms, settings.tasks, sets, notes)
@@ -217,9 +220,7 @@ def _filter_pairs(rounds: Sequence[Round], filters: Sequence[str], reference: Ju
         networks[NETWORK] = mask_sampler
     found = {name: dice_of_masks(network, made) for name, network in networks.items()}
     for part in rounds:
-        thresholds = {
-            name: thresholds_of(dice_of_masks(network, part.validation)) for name, network in networks.items()
-        }
+        thresholds = {name: thresholds_of(dice_of_masks(network, part.validation)) for name, network in networks.items()}
         fits = {name: reaches(found[name], thresholds[name]) for name in networks}
         left = {CLASSIFIER: agrees, **fits, BOTH: agrees & fits.get(SEGMENTER, agrees)}
         for name in filters:
@@ -228,9 +229,7 @@ def _filter_pairs(rounds: Sequence[Round], filters: Sequence[str], reference: Ju
     return sets, kept
 
 
-def _plan(
-    rounds, site_rounds, arms: Sequence[Arm], tasks, sets: dict[tuple[str, str], Cases], notes: list[str]
-) -> list[_Job]:
+def _plan(rounds, site_rounds, arms: Sequence[Arm], tasks, sets: dict[tuple[str, str], Cases], notes: list[str]) -> list[_Job]:
     """The trainings of all rounds but for the seeds.
 
     An arm is either in all rounds of the evaluation or in none of them; what is left out is noted.
@@ -252,9 +251,7 @@ def _plan(
     return jobs
 
 
-def _run_all(
-    out: Path, jobs: Sequence[_Job], seeds: Sequence[int], training: DownstreamTraining, progress: bool
-) -> dict:
+def _run_all(out: Path, jobs: Sequence[_Job], seeds: Sequence[int], training: DownstreamTraining, progress: bool) -> dict:
     """Each job with each seed, as far as not done before: `(round, task, arm, seed)` -> what was written about it."""
     from tqdm import tqdm
 
@@ -329,9 +326,7 @@ def _summary(runs: dict, rounds, site_rounds, arms: Sequence[Arm], tasks, num_re
     measurements = Measurements(test, columns, num_resamples)
     endpoints = [endpoint for endpoint in ENDPOINTS if endpoint.task in tasks]
     trained = [arm for arm in arms if arm.name in columns[tasks[0]]]
-    results = [
-        {"dataset": dataset, **measurements.result(endpoint, arm.name)} for endpoint in endpoints for arm in trained
-    ]
+    results = [{"dataset": dataset, **measurements.result(endpoint, arm.name)} for endpoint in endpoints for arm in trained]
     names = [arm.name for arm in trained]
     differences = [
         measurements.difference(endpoint, arm.name, control)
@@ -349,8 +344,7 @@ def _summary(runs: dict, rounds, site_rounds, arms: Sequence[Arm], tasks, num_re
     return {
         "conclusion": [found["sentence"] for found in conclusions],
         "verdicts": {
-            found["task"]: {name: found[name] for name in ("arm", "verdict", "controls_at_chance")}
-            for found in conclusions
+            found["task"]: {name: found[name] for name in ("arm", "verdict", "controls_at_chance")} for found in conclusions
         },
         "results": results,
         "differences": differences,
@@ -366,9 +360,7 @@ def _best_ratio(runs: dict, rounds: Sequence[Round], task: str, arms: Sequence[A
     """The ratio with the best mean over rounds and seeds of the validation cases' score; the smaller one of equal ones."""
     names, best = {part.name for part in rounds}, None
     for arm in sorted((arm for arm in arms if arm.ratio is not None), key=lambda arm: arm.ratio):
-        found = [
-            run["validation_score"] for key, run in runs.items() if key[0] in names and key[1:3] == (task, arm.name)
-        ]
+        found = [run["validation_score"] for key, run in runs.items() if key[0] in names and key[1:3] == (task, arm.name)]
         scores = [score for score in found if score is not None]
         score = float(np.mean(scores)) if scores else 0.0
         if best is None or score > best[0]:
@@ -381,11 +373,7 @@ def _arm_facts(arm: Arm, runs: dict, rounds: Sequence[Round], tasks: Sequence[st
     names = {part.name for part in rounds}
     found = {key: run for key, run in runs.items() if key[0] in names and key[2] == arm.name}
     scores = {
-        task: [
-            run["validation_score"]
-            for key, run in found.items()
-            if key[1] == task and run["validation_score"] is not None
-        ]
+        task: [run["validation_score"] for key, run in found.items() if key[1] == task and run["validation_score"] is not None]
         for task in tasks
     }
     return {
@@ -442,9 +430,7 @@ def _compare_filters(kept: dict, measurements: Measurements, tasks) -> dict:
     compared = {}
     for name, counts in kept.items():
         arms = filter_name(name), ratio_name(1)
-        differences = [
-            measurements.difference(PRIMARY[task], *arms) for task in tasks if measurements.has(task, *arms)
-        ]
+        differences = [measurements.difference(PRIMARY[task], *arms) for task in tasks if measurements.has(task, *arms)]
         of_name = dict(zip(("kept", "dropped"), np.mean(counts, axis=0).round().astype(int).tolist(), strict=True))
         compared[name] = {**of_name, "differences": differences}
     return compared

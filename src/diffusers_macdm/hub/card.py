@@ -525,7 +525,7 @@ def _render(template: str, *, metadata, **facts) -> str:
     package = Path(__file__).resolve().parent
     environment = jinja2.Environment(
         # Installed, the templates are a folder of the package; in a clone they stand beside src/.
-        loader=jinja2.FileSystemLoader([package / "model_cards", package.parents[1] / "model_cards"]),
+        loader=jinja2.FileSystemLoader([package / "model_cards", package.parents[2] / "model_cards"]),
         undefined=jinja2.ChainableUndefined,
         finalize=_shown,
         trim_blocks=True,
