@@ -38,7 +38,18 @@ LAYERS = (
     ("hub.loading",),
     ("provenance",),
     ("data", "phantom", "report", "conversion"),
-    ("statistics", "checks", "files", "parsing", "progress", "registration", "devices", "optimisation", "hub.names", "hub.errors"),
+    (
+        "statistics",
+        "checks",
+        "files",
+        "parsing",
+        "progress",
+        "registration",
+        "devices",
+        "optimisation",
+        "hub.names",
+        "hub.errors",
+    ),
     ("macdm",),
 )
 BASE_DEPENDENCIES = {"torch", "diffusers", "safetensors", "huggingface_hub", "jinja2", "pillow", "numpy", "tyro"}

@@ -53,9 +53,7 @@ def plain(schedule):
         ),
         (
             warm_start_cosine(STEPS, 3),
-            lambda optimizer: torch.optim.lr_scheduler.LambdaLR(
-                optimizer, lambda step: warm_start_factor(step, STEPS, 3)
-            ),
+            lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_start_factor(step, STEPS, 3)),
         ),
     ],
 )

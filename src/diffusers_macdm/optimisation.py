@@ -30,9 +30,7 @@ def warm_start_factor(step: int, steps: int, warmup: int) -> float:
 
 def warm_start_cosine(steps: int, warmup: int) -> Schedule:
     """Return the schedule of `warm_start_factor`."""
-    return lambda optimizer: torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: warm_start_factor(step, steps, warmup)
-    )
+    return lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_start_factor(step, steps, warmup))
 
 
 def cosine(steps: int, warmup: int) -> Schedule:

@@ -229,8 +229,7 @@ def test_the_smallest_group_is_counted():
     scores = generator.normal(0, 1, 36) + lesion
     statistics = [lambda i: roc_auc(scores[i], lesion[i])] * 3
     every, smallest = (
-        value_of_arm(statistics, range(36), 500, bounds=(-9, 9), rests_on=groups)
-        for groups in (None, [lesion, ~lesion])
+        value_of_arm(statistics, range(36), 500, bounds=(-9, 9), rests_on=groups) for groups in (None, [lesion, ~lesion])
     )
     widths = [np.diff(estimate.interval)[0] for estimate in (every, smallest)]
     factor = stats.t.ppf(0.975, 5) * np.sqrt(6 / 5) / (stats.t.ppf(0.975, 35) * np.sqrt(36 / 35))
@@ -263,12 +262,7 @@ def test_a_true_difference_is_found():
     found = 0
     for study in range(60):
         generator = np.random.default_rng(study)
-        table = (
-            0.5
-            + generator.normal(0, 0.05, (3, 1))
-            + generator.normal(0, 0.7, (1, 60))
-            + generator.normal(0, 0.7, (3, 60))
-        )
+        table = 0.5 + generator.normal(0, 0.05, (3, 1)) + generator.normal(0, 0.7, (1, 60)) + generator.normal(0, 0.7, (3, 60))
         estimate = difference_of_arms([mean_of(row) for row in table], [zero] * 3, range(60), 120)
         found += estimate.interval[0] > 0
     assert found >= 50
@@ -289,9 +283,7 @@ def test_two_samples_are_drawn_apart_and_patients_whole():
     assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.06)
     pairs = [np.repeat(range(20), 2), range(60)]  # patients of the first sample have two cases each
     sizes = set()
-    two_sample_bootstrap(
-        lambda cases: sizes.add((int((cases < 40).sum()), len(cases))) or 0.0, pairs, num_resamples=20
-    )
+    two_sample_bootstrap(lambda cases: sizes.add((int((cases < 40).sum()), len(cases))) or 0.0, pairs, num_resamples=20)
     assert sizes == {(40, 100)}
     assert two_sample_bootstrap(lambda cases: np.nan, pairs, num_resamples=5) is None
     with pytest.raises(ValueError, match="no case"):

@@ -22,9 +22,7 @@ def test_t_interval_is_scipys():
 def test_welch_interval():
     one, other = [0.3, 0.5, 0.45], [0.1, 0.2, 0.15, 0.3]
     variances = [np.var(values, ddof=1) / len(values) for values in (one, other)]
-    degrees = sum(variances) ** 2 / sum(
-        v**2 / (len(values) - 1) for v, values in zip(variances, (one, other), strict=True)
-    )
+    degrees = sum(variances) ** 2 / sum(v**2 / (len(values) - 1) for v, values in zip(variances, (one, other), strict=True))
     half = stats.t.ppf(0.975, degrees) * np.sqrt(sum(variances))
     difference = np.mean(one) - np.mean(other)
     assert welch_interval(one, other) == pytest.approx([difference - half, difference + half])

@@ -45,9 +45,7 @@ class Sample:
 
     @classmethod
     def of(cls, cases: Cases, extractor: FeatureExtractor) -> Sample:
-        return cls(
-            extractor(cases.radiographs).astype(np.float64), np.asarray(cases.patient_ids), cases.class_labels.numpy()
-        )
+        return cls(extractor(cases.radiographs).astype(np.float64), np.asarray(cases.patient_ids), cases.class_labels.numpy())
 
     def __len__(self) -> int:
         return len(self.features)
@@ -116,11 +114,7 @@ def _entry(value, interval, reference, note: str, used: tuple[int, int], sizes: 
     """One measure. `used`: real and synthetic cases behind the value, `sizes`: those that there are."""
     reference = [number for number in reference if np.isfinite(number)]
     is_measured = value is not None and np.isfinite(value)
-    few = [
-        f"only {size} {kind} cases"
-        for size, kind in zip(sizes, ("real", "synthetic"), strict=True)
-        if size < FEW_CASES
-    ]
+    few = [f"only {size} {kind} cases" for size, kind in zip(sizes, ("real", "synthetic"), strict=True) if size < FEW_CASES]
     return {
         "value": float(value) if is_measured else None,
         "interval": None if interval is None else [float(end) for end in interval],
@@ -216,9 +210,7 @@ def _halves(real: Sample, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Random halvings of the cases by patient, stratified by label; none where there are too few patients."""
     try:
         splits = [
-            split_by_patient(
-                real.patient_ids.tolist(), real.class_labels.tolist(), {"one": 0.5, "two": 0.5}, seed + number
-            )
+            split_by_patient(real.patient_ids.tolist(), real.class_labels.tolist(), {"one": 0.5, "two": 0.5}, seed + number)
             for number in range(NUM_HALVINGS)
         ]
     except ValueError:
@@ -244,9 +236,7 @@ def _matched_coverage(
     for side, sample in enumerate((real, made)):
         patients = np.unique(sample.patient_ids, return_inverse=True)[1]
         groups = patients % min(NUM_GROUPS, patients.max() + 1)
-        kept = [
-            [groups != group if place == side else everyone[place] for place in (0, 1)] for group in np.unique(groups)
-        ]
+        kept = [[groups != group if place == side else everyone[place] for place in (0, 1)] for group in np.unique(groups)]
         leave_one_out.append(np.array([mean(*keep) for keep in kept]))
     interval = jackknife_interval(value, leave_one_out)
     return value, interval and [max(interval[0], 0.0), min(interval[1], 1.0)]
@@ -255,9 +245,7 @@ def _matched_coverage(
 # --- telling real from synthetic --------------------------------------------------------------------------------------
 
 
-def telling_apart(
-    one: Sample, two: Sample, seed: int, *, with_interval: bool = True
-) -> tuple[float, list[float] | None]:
+def telling_apart(one: Sample, two: Sample, seed: int, *, with_interval: bool = True) -> tuple[float, list[float] | None]:
     """Cross-validated AUC of logistic regression between two sets, on standardised principal components.
 
     Folds are by patient. The AUC compares cases within a fold only: the folds' offsets would bias it. The interval is a
@@ -271,17 +259,13 @@ def telling_apart(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    patients = np.concatenate(
-        [np.char.add("a", one.patient_ids.astype(str)), np.char.add("b", two.patient_ids.astype(str))]
-    )
+    patients = np.concatenate([np.char.add("a", one.patient_ids.astype(str)), np.char.add("b", two.patient_ids.astype(str))])
     num_folds = min(NUM_FOLDS, len(np.unique(one.patient_ids)), len(np.unique(two.patient_ids)))
     if num_folds < 2:
         return float("nan"), None
     features = np.concatenate([one.features, two.features])  # [N, D]
     is_two = np.repeat([0, 1], [len(one), len(two)])
-    folds = split_by_patient(
-        patients.tolist(), is_two.tolist(), {str(fold): 1 / num_folds for fold in range(num_folds)}, seed
-    )
+    folds = split_by_patient(patients.tolist(), is_two.tolist(), {str(fold): 1 / num_folds for fold in range(num_folds)}, seed)
     scores, fold_of = np.zeros(len(is_two)), np.zeros(len(is_two), int)
     for fold, test in enumerate(folds.values()):
         train = np.setdiff1d(np.arange(len(is_two)), test)
@@ -315,9 +299,7 @@ def _tsne(real: Sample, made: Sample, seed: int) -> list[dict]:
 
     generator = np.random.default_rng(seed)
     share = min(1.0, MAX_POINTS / (len(real) + len(made)))
-    parts = [
-        sample[np.sort(generator.permutation(len(sample))[: int(len(sample) * share)])] for sample in (real, made)
-    ]
+    parts = [sample[np.sort(generator.permutation(len(sample))[: int(len(sample) * share)])] for sample in (real, made)]
     features = np.concatenate([part.features for part in parts])
     if len(features) < 5:
         return []

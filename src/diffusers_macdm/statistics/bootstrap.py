@@ -14,9 +14,7 @@ import numpy as np
 
 
 Statistic = Callable[[np.ndarray], float]
-MIN_PATIENTS = (
-    5  # of a percentile interval: n values lie on one side of the truth with probability 2^(1 - n), 6 % for five
-)
+MIN_PATIENTS = 5  # of a percentile interval: n values lie on one side of the truth with probability 2^(1 - n), 6 % for five
 
 
 @dataclass(frozen=True)
@@ -185,9 +183,7 @@ def difference_of_arms(
     """
     num_seeds = len(per_seed_statistic_a)
     if num_seeds != len(per_seed_statistic_b):
-        raise ValueError(
-            f"The arms have {num_seeds} and {len(per_seed_statistic_b)} seeds: a difference needs the same ones."
-        )
+        raise ValueError(f"The arms have {num_seeds} and {len(per_seed_statistic_b)} seeds: a difference needs the same ones.")
 
     def differences(indices: np.ndarray) -> list[float]:
         return [a(indices) - b(indices) for a, b in zip(per_seed_statistic_a, per_seed_statistic_b, strict=True)]

@@ -25,9 +25,7 @@ def dice_per_case(predictions: np.ndarray, references: np.ndarray) -> np.ndarray
     return np.divide(2 * overlap, sizes, out=np.full(len(sizes), np.nan), where=sizes > 0)
 
 
-def hausdorff95_per_case(
-    predictions: np.ndarray, references: np.ndarray, spacing: float | Sequence[float] = 1.0
-) -> np.ndarray:
+def hausdorff95_per_case(predictions: np.ndarray, references: np.ndarray, spacing: float | Sequence[float] = 1.0) -> np.ndarray:
     """95th-percentile Hausdorff distance of each pair of masks, float64 `[N]`: the larger one of both directions.
 
     By MONAI, between the outlines of the masks. nan where a mask is empty: from nothing there is no distance. A method that
@@ -42,18 +40,14 @@ def hausdorff95_per_case(
     predictions, references = _masks(predictions, references)
     sides = np.atleast_1d(np.asarray(spacing, dtype=float))
     if sides.shape not in ((1,), (2,)) or not (np.isfinite(sides).all() and (sides > 0).all()):
-        raise ValueError(
-            f"spacing={spacing!r} is not allowed: a positive number, or one for each axis (height, width)."
-        )
+        raise ValueError(f"spacing={spacing!r} is not allowed: a positive number, or one for each axis (height, width).")
     distances = np.full(len(predictions), np.nan)
     both = predictions.any(axis=(1, 2)) & references.any(axis=(1, 2))
     if both.any():
         import torch
         from monai.metrics import compute_hausdorff_distance
 
-        pair = (
-            torch.from_numpy(masks[both])[:, None].float() for masks in (predictions, references)
-        )  # [M, 1, H, W] each
+        pair = (torch.from_numpy(masks[both])[:, None].float() for masks in (predictions, references))  # [M, 1, H, W] each
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # MONAI's, of an argument that it gives itself
             found = compute_hausdorff_distance(
@@ -145,9 +139,7 @@ def _labels(predictions, references) -> tuple[np.ndarray, np.ndarray]:
     """Both as bool `[N]`."""
     predictions, references = _zeros_and_ones(predictions, "predictions"), _zeros_and_ones(references, "references")
     if predictions.ndim != 1 or predictions.shape != references.shape:
-        raise ValueError(
-            f"Labels of shapes {predictions.shape} and {references.shape}: one for each case is needed in both."
-        )
+        raise ValueError(f"Labels of shapes {predictions.shape} and {references.shape}: one for each case is needed in both.")
     return predictions, references
 
 

@@ -48,9 +48,7 @@ class ConditionalGAN(GenerativeModel):
             self.generator = Generator(cases.size, self.num_classes, budget).to(device).train()
             discriminator = Discriminator(cases.size, self.num_classes, budget).to(device).train()
             of_generator, of_discriminator = (
-                optimiser_for(
-                    network.parameters(), budget, budget.steps, learning_rate=budget.gan_learning_rate, betas=BETAS
-                )
+                optimiser_for(network.parameters(), budget, budget.steps, learning_rate=budget.gan_learning_rate, betas=BETAS)
                 for network in (self.generator, discriminator)
             )
             drawn = batches(
