@@ -62,13 +62,12 @@ def denoising_errors(
         clean = to_signal(joint_samples[rows].to(unet.device), unet.config)
         for level, noise_level in enumerate(noise_levels):
             timesteps = torch.full((len(clean),), int(noise_level * process.num_timesteps), device=unet.device)
-            abar = process.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
             for noise in noises[level].to(unet.device):
-                noise = noise.expand(len(clean), -1, -1, -1)
-                noisy = process.add_noise(clean, noise, timesteps)
+                sample = process.sample(clean, timesteps, noise=noise.expand(len(clean), -1, -1, -1))
                 given = None if labels is None else labels[rows].to(unet.device)
-                prediction = unet(noisy, timesteps, class_labels=given).sample[:, :channels]
-                error = (noise_of(prediction.float(), noisy, abar, kind) - noise).square().mean(dim=(1, 2, 3))
+                prediction = unet(sample.noisy, timesteps, class_labels=given).sample[:, :channels]
+                predicted = noise_of(prediction.float(), sample.noisy, sample.alphas_cumprod, kind)
+                error = (predicted - sample.noise).square().mean(dim=(1, 2, 3))
                 errors[rows, level] += error.cpu() / num_noises
     unet.train(training)
     return errors.numpy()

@@ -117,10 +117,8 @@ def mean_squared_error(
         predict: noisy `[B, C, H, W]`, timesteps `[B]` -> `[B, C, H, W]`.
     """
     timesteps = torch.randint(process.num_timesteps, (len(clean),), device=clean.device)
-    noise = torch.randn_like(clean)
-    abar = process.alphas_cumprod[timesteps][:, None, None, None]  # [B, 1, 1, 1]
-    target = abar.sqrt().float() * noise - (1 - abar).sqrt().float() * clean  # [B, C, H, W]
-    return F.mse_loss(predict(process.add_noise(clean, noise, timesteps), timesteps), target)
+    sample = process.sample(clean, timesteps)
+    return F.mse_loss(predict(sample.noisy, timesteps), sample.target(PREDICTION_TYPE))
 
 
 @torch.no_grad()

@@ -18,6 +18,37 @@ TASKS = ("pairs", "masks_to_image", "image_to_masks")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
+@dataclass(frozen=True)
+class NoisySample:
+    """A batch of joint samples at the noise levels drawn for it, made by `ForwardProcess.sample`; at least float32.
+
+    Attributes:
+        clean: `[B, C, H, W]`, `I_0`.
+        noise: `[B, C, H, W]`, the standard normal `eps`.
+        noisy: `[B, C, H, W]`, what the network is fed: `I_t` in the noised channels, `I_0` in the given ones.
+        timesteps: int64 `[B]` or `[B, C]`.
+        noised_channels: bool `[B, C]`, False for a channel that is given clean (masks -> image, image -> masks). It
+            carries no loss.
+        alphas_cumprod: float64 `[B, 1, 1, 1]` or `[B, C, 1, 1]`, `abar_t`.
+    """
+
+    clean: torch.Tensor
+    noise: torch.Tensor
+    noisy: torch.Tensor
+    timesteps: torch.Tensor
+    noised_channels: torch.Tensor
+    alphas_cumprod: torch.Tensor
+
+    def target(self, prediction_type: str) -> torch.Tensor:
+        """Return what the network is to predict, `[B, C, H, W]`, without the division that `prediction_of` needs."""
+        if prediction_type == "epsilon":
+            return self.noise
+        if prediction_type == "sample":
+            return self.clean
+        signal, sigma = _signal_and_sigma(self.alphas_cumprod, self.clean)
+        return signal * self.noise - sigma * self.clean  # v: arXiv 2202.00512, app. D
+
+
 def per_channel(values: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
     """Look `values` `[T]` up at `timesteps` `[B]` or `[B, C]` -> `[B, 1, 1, 1]` or `[B, C, 1, 1]` for broadcasting."""
     picked = values.to(timesteps.device)[timesteps]
@@ -82,6 +113,31 @@ class ForwardProcess:
         """DDPM eq. 4: `I_t = sqrt(abar_t) I_0 + sqrt(1 - abar_t) eps`; `clean`, `noise` `[B, C, H, W]`."""
         abar = per_channel(self.alphas_cumprod, timesteps)
         return abar.sqrt().to(clean.dtype) * clean + (1 - abar).sqrt().to(clean.dtype) * noise
+
+    def sample(
+        self,
+        clean: torch.Tensor,
+        timesteps: torch.Tensor,
+        noised_channels: torch.Tensor | None = None,
+        noise: torch.Tensor | None = None,
+    ) -> NoisySample:
+        """Noise a batch, and keep together what its losses are computed from.
+
+        Args:
+            clean: `[B, C, H, W]`.
+            timesteps: int64 `[B]` or `[B, C]`, 0 for a given channel.
+            noised_channels: bool `[B, C]`; None is all True.
+            noise: `[B, C, H, W]`; None draws it from torch's global generator.
+        """
+        clean = clean.to(torch.promote_types(clean.dtype, torch.float32))
+        noise = torch.randn_like(clean) if noise is None else noise.to(clean.dtype)
+        noisy = self.add_noise(clean, noise, timesteps)
+        if noised_channels is None:
+            noised_channels = torch.ones(clean.shape[:2], dtype=torch.bool, device=clean.device)
+        else:
+            noisy = torch.where(noised_channels[:, :, None, None], noisy, clean)
+        abar = per_channel(self.alphas_cumprod, timesteps)
+        return NoisySample(clean, noise, noisy, timesteps, noised_channels, abar)
 
     def posterior_mean(self, clean: torch.Tensor, noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """DDPM eq. 7, the mean of `q(I_{t-1} | I_t, I_0)`; tensors `[B, C, H, W]`."""

@@ -5,7 +5,7 @@ Everything random comes from torch's global generator; who trains seeds it for e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,21 +13,21 @@ import torch.nn.functional as F
 
 from .forward_process import ForwardProcess, draw_timesteps
 from .joint_sample import ANATOMY_MASK, RADIOGRAPH, signal_weights, to_signal
-from .loss import HybridLoss, LossTerms
+from .loss import Features, HybridLoss, LossTerms
 
 
 @dataclass(frozen=True)
 class DenoisingLoss:
-    """The denoiser's: draw task, timesteps, noise and label dropout, call the denoiser, compare.
+    """Loss of the denoiser: draw task, timesteps, noise and label dropout (in this order), call the denoiser, compare.
 
     Attributes:
-        loss: what the output is compared by.
-        process: the noise, on the device of the batches.
-        config: of the denoiser (`MaCDMUNet2DModel`).
-        task_probabilities: see `forward_process.draw_timesteps`.
-        class_dropout: share of the samples shown with the null label.
-        class_dropout_image_to_masks: the same for image -> masks.
-        features: see `HybridLoss.__call__`, `perceptual_features`.
+        loss: The loss that compares the output with the truth.
+        process: The process that noises the batches, on their device.
+        config: Configuration of the denoiser (`MaCDMUNet2DModel`).
+        task_probabilities: See `forward_process.draw_timesteps`.
+        class_dropout: Share of the samples shown with the null label.
+        class_dropout_image_to_masks: The same share for image -> masks.
+        features: See `HybridLoss.__call__`, `perceptual_features`.
     """
 
     loss: HybridLoss
@@ -36,7 +36,7 @@ class DenoisingLoss:
     task_probabilities: Sequence[float]
     class_dropout: float
     class_dropout_image_to_masks: float
-    features: Callable[[torch.Tensor], Sequence[torch.Tensor]] | None = None
+    features: Features | None = None
 
     def __call__(self, unet, batch: dict[str, torch.Tensor]) -> tuple[LossTerms, torch.Tensor]:
         """
@@ -46,12 +46,10 @@ class DenoisingLoss:
         Returns:
             The terms of the loss, and the timesteps that were drawn, `[B, 3]`.
         """
-        process = self.process
         clean = to_signal(batch["joint_sample"], self.config)  # [B, 3, H, W]
-        timesteps, noised = draw_timesteps(len(clean), process.num_timesteps, self.task_probabilities, clean.device)
-        noise = torch.randn_like(clean)
-        noisy = process.add_noise(clean, noise, timesteps)
-        noisy = torch.where(noised[:, :, None, None], noisy, clean)
+        num_timesteps = self.process.num_timesteps
+        timesteps, noised = draw_timesteps(len(clean), num_timesteps, self.task_probabilities, clean.device)  # [B, 3]
+        sample = self.process.sample(clean, timesteps, noised)
 
         image_given = ~noised[:, RADIOGRAPH]
         dropout = torch.where(image_given, self.class_dropout_image_to_masks, self.class_dropout)
@@ -60,28 +58,19 @@ class DenoisingLoss:
         labels = batch["class_label"].masked_fill(dropped, null_label)
 
         output = unet(
-            noisy,
+            sample.noisy,
             timesteps[:, RADIOGRAPH],
             class_labels=labels,
             mask_timestep=timesteps[:, ANATOMY_MASK],
             augmentation_labels=batch["augmentation_labels"] if self.config.augmentation_dim else None,
         ).sample  # [B, 6, H, W]
-        terms = self.loss(
-            process,
-            output,
-            clean,
-            noise,
-            timesteps,
-            noised_channels=noised,
-            channel_scale=signal_weights(self.config),
-            perceptual_features=self.features,
-        )
+        terms = self.loss(self.process, output, sample, signal_weights(self.config), self.features)
         return terms, timesteps
 
 
 @dataclass(frozen=True)
 class ClassificationTerms:
-    """What `ClassificationLoss` returns.
+    """Terms of `ClassificationLoss`.
 
     Attributes:
         total: scalar, the mean over the labeled samples, to be differentiated.
@@ -97,19 +86,23 @@ class ClassificationTerms:
 
 @dataclass(frozen=True)
 class ClassificationLoss:
-    """The guidance classifier's: cross-entropy on noisy joint samples, noised as the denoiser's are (ADM, arXiv 2105.05233,
-    sec. 4). Attributes as in `DenoisingLoss`, `config` of the classifier."""
+    """Loss of the guidance classifier: cross-entropy on joint samples noised as the denoiser's are (ADM, arXiv 2105.05233,
+    sec. 4).
+
+    Attributes:
+        process, task_probabilities: As in `DenoisingLoss`.
+        config: Configuration of the classifier (`GuidanceClassifier`).
+    """
 
     process: ForwardProcess
     config: object
     task_probabilities: Sequence[float]
 
     def __call__(self, classifier, batch: dict[str, torch.Tensor]) -> ClassificationTerms:
-        process = self.process
         clean = to_signal(batch["joint_sample"], self.config)  # [B, 3, H, W]
-        timesteps, noised = draw_timesteps(len(clean), process.num_timesteps, self.task_probabilities, clean.device)
-        noisy = process.add_noise(clean, torch.randn_like(clean), timesteps)
-        noisy = torch.where(noised[:, :, None, None], noisy, clean)
+        num_timesteps = self.process.num_timesteps
+        timesteps, noised = draw_timesteps(len(clean), num_timesteps, self.task_probabilities, clean.device)  # [B, 3]
+        noisy = self.process.sample(clean, timesteps, noised).noisy
         logits = classifier(noisy, timesteps[:, RADIOGRAPH], mask_timestep=timesteps[:, ANATOMY_MASK])  # [B, K]
 
         labels = batch["class_label"]
