@@ -17,7 +17,7 @@ import matplotlib
 import numpy as np
 import torch
 
-from diffusers_macdm.data.dataset import PairDataset
+from diffusers_macdm.data.dataset import UNLABELED, PairDataset
 from diffusers_macdm.data.loading import load_pairs
 from diffusers_macdm.macdm.joint_sample import CHANNELS, NORMAL_LABEL, split
 from diffusers_macdm.report.contact_sheet import save, side_by_side_sheet
@@ -99,11 +99,11 @@ def report(
     size = configuration["unet"]["sample_size"]
 
     seen = set(configuration["data"]["cases"])
-    real = PairDataset(load_pairs(data, "train"), size, null_label=NULL_LABEL)
+    real = PairDataset(load_pairs(data, "train"), size, null_label=UNLABELED)
     real_indices = [index for index, name in enumerate(real.names) if name in seen]
     if not real_indices:
         raise ValueError(f"{data}: the model {model} was trained on none of these cases; give the set that trained it.")
-    fake = PairDataset(load_pairs(synthetic, "train"), size, null_label=NULL_LABEL)
+    fake = PairDataset(load_pairs(synthetic, "train"), size, null_label=UNLABELED)
     real_areas, fake_areas = _lesion_areas(real, real_indices), _lesion_areas(fake, range(len(fake)))
     labels = []
     for label, row in summary["labels"].items():
@@ -147,9 +147,6 @@ def report(
     return facts
 
 
-NULL_LABEL = -1  # unlabeled cases are left out of the picture
-
-
 def _lesion_areas(pairs: PairDataset, indices) -> dict[str, float]:
     """Median share of the image that the lesion covers, by label, over the pairs that have one."""
     areas: dict[str, list[float]] = {}
@@ -165,7 +162,7 @@ def _sheet(real: PairDataset, real_indices, fake: PairDataset, num_shown: int):
     blocks, shown = [], []
     for pairs, indices in ((real, real_indices), (fake, range(len(fake)))):
         chosen = []
-        known = sorted({label for label in pairs.labels if label != NULL_LABEL})
+        known = sorted({label for label in pairs.labels if label != UNLABELED})
         for label in known:
             chosen += [index for index in indices if pairs.labels[index] == label][: num_shown // len(known)]
         triples = [[x.numpy() for x in split(pairs[index]["joint_sample"])] for index in chosen]

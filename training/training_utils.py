@@ -33,7 +33,7 @@ from tqdm.auto import tqdm
 
 import diffusers_macdm
 from diffusers_macdm.data.augmentation import AUGMENTATION_DIM, PairAugmentation
-from diffusers_macdm.data.dataset import PairDataset
+from diffusers_macdm.data.dataset import UNLABELED, PairDataset
 from diffusers_macdm.data.loading import load_pairs
 from diffusers_macdm.data.sampler import BALANCES, StepBatchSampler
 from diffusers_macdm.hub import publish as hub
@@ -45,7 +45,6 @@ logger = logging.getLogger("macdm.training")
 
 # Those of diffusers' get_scheduler that need nothing but the numbers of warm-up and training steps.
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
-NULL_LABEL = -1  # unlabeled cases, until the number of classes is known
 
 
 # ------------------------------------------------------------------------------------------------------------- options
@@ -230,7 +229,7 @@ def load_training_data(args: argparse.Namespace) -> PairDataset:
     """The train split as joint samples, restricted to `--samples_per_class`."""
     pairs = load_pairs(args.train_data_dir or args.dataset_name, "train", args.dataset_config_name, args.cache_dir)
     if args.samples_per_class is not None:
-        labels = np.array([NULL_LABEL if label is None else label for label in pairs["label"]])
+        labels = np.array([UNLABELED if label is None else label for label in pairs["label"]])
         chosen = []
         for label, count in enumerate(args.samples_per_class):
             members = np.flatnonzero(labels == label)
@@ -250,15 +249,13 @@ def load_training_data(args: argparse.Namespace) -> PairDataset:
             gamma=args.gamma,
             probability=args.augmentation_probability,
         )
-    dataset = PairDataset(pairs, args.resolution, augmentation, null_label=NULL_LABEL)
-    known = set(dataset.labels) - {NULL_LABEL}
+    dataset = PairDataset(pairs, args.resolution, augmentation, null_label="num_classes")
+    known = {label for label in dataset.labels if label < dataset.num_classes}
     if len(known) < 2:
         raise ValueError(
             f"The cases to train on have {f'the single class label {min(known)}' if known else 'no class label'}; the "
             "labels must name at least two classes (0 normal, 1 lesion)."
         )
-    dataset.num_classes = max(known) + 1
-    dataset.labels = [dataset.num_classes if label == NULL_LABEL else label for label in dataset.labels]
     return dataset
 
 

@@ -3,11 +3,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
+from image_files import joint_sample_of
 from PIL import Image
 from scipy import ndimage
 
 from diffusers_macdm.data.augmentation import AUGMENTATION_DIM, PairAugmentation
-from diffusers_macdm.data.dataset import PairDataset, joint_sample_of
+from diffusers_macdm.data.dataset import PairDataset
 from diffusers_macdm.data.loading import case_names, load_pairs
 from diffusers_macdm.data.sampler import StepBatchSampler
 from diffusers_macdm.macdm.image_processor import mask_array, radiograph_array, resize_case, resize_mask, resize_radiograph
@@ -183,10 +185,11 @@ def test_joint_sample_of_values():
     torch.testing.assert_close(sample, torch.tensor(expected, dtype=torch.float32))
 
 
-def test_joint_sample_of_refuses_another_size():
+def test_a_mask_of_another_size_is_refused():
     square, wide = Image.new("L", (8, 8)), Image.new("L", (9, 8))
+    images = {"image": square, "anatomy_mask": square, "lesion_mask": wide}
     with pytest.raises(ValueError, match="lesion_mask is 9 x 8 pixels and the radiograph 8 x 8"):
-        joint_sample_of(square, square, wide, 8)
+        PairDataset(Dataset.from_list([{**images, "label": 0}]), 8)[0]
 
 
 # ---- the data set

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from image_files import joint_sample_of
 from PIL import Image
 
-from diffusers_macdm.data.dataset import joint_sample_of
 from diffusers_macdm.macdm.image_processor import masks_from, radiographs_from, to_output
 from diffusers_macdm.macdm.joint_sample import split
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..data.dataset import PairDataset
-from ..data.loading import case_names, load_pairs, radiograph_digest
+from ..data.dataset import UNLABELED, PairDataset
+from ..data.loading import MissingSplit, case_names, load_pairs, radiograph_digest
 from ..devices import available_device
 from ..files import refuse_filled
 from ..hub.loading import load_pipeline, own_version
@@ -366,7 +366,7 @@ def strength_curve(
 ) -> list[dict]:
     """Share of variations of training cases that are copies, and of those that lie nearest to their own source by any of the
     three distances, by strength."""
-    dataset = PairDataset(load_pairs(real, "train"), pipe.unet.config.sample_size, null_label=-1)
+    dataset = PairDataset(load_pairs(real, "train"), pipe.unet.config.sample_size, null_label=UNLABELED)
     places = {name: i for i, name in enumerate(training.names)}
     eligible = [i for i, name in enumerate(dataset.names) if name in places and dataset.labels[i] >= 0]
     chosen = np.random.default_rng(seed).permutation(eligible)[:count]
@@ -423,9 +423,7 @@ def _false_alarms(real, detector: CopyDetector, side: int, progress: bool) -> di
     """Share of the test split that is called a copy: images that neither the model nor the threshold has seen."""
     try:
         fresh = load_radiographs(real, "test", side)
-    except ValueError as error:
-        if "there is no split" not in str(error):
-            raise
+    except MissingSplit:
         return None
     comparison = detector.gallery.compare(fresh.images, progress="test images" if progress else None)
     return _named(proportion(detector.is_copy(comparison)), "found")
@@ -435,7 +433,7 @@ def _membership(pipe, real, trained: set[str], seed: int) -> dict:
     generator = np.random.default_rng(seed)
     groups = []
     for split in ("train", "validation"):
-        dataset = PairDataset(load_pairs(real, split), pipe.unet.config.sample_size, null_label=-1)
+        dataset = PairDataset(load_pairs(real, split), pipe.unet.config.sample_size, null_label=UNLABELED)
         chosen = [i for i, name in enumerate(dataset.names) if split != "train" or name in trained]
         chosen = np.sort(generator.permutation(chosen)[:MAX_MEMBERS])
         labels = [dataset.labels[i] for i in chosen]

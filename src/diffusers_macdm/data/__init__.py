@@ -1,5 +1,4 @@
 """Reading, checking, splitting, augmenting and (for the phantom) making data sets of radiographs with two masks.
 
-Import from the modules (`diffusers_macdm.data.loading`, ...): this file stays empty so that the command line starts
-without torch.
+Import from the modules: `diffusers_macdm.data.loading`, ...
 """

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from ..files import refuse_existing, write_json
 from ..macdm.image_processor import mask_array, radiograph_array
 from ..macdm.joint_sample import NORMAL_LABEL
+from ..progress import Progress
 from .layout import IMAGE_COLUMNS, METADATA, OPTIONAL_COLUMNS, PROVENANCE_COLUMNS, REQUIRED_COLUMNS, SPLITS
 from .loading import radiograph_digest
 from .settings import CheckSettings
@@ -100,7 +100,7 @@ class _Inspection:
         self.unread: set[str] = set()  # splits of which not every row could be read
         rows = {split: self._read_rows(split) for split in splits}
         self.report.num_cases = {split: len(rows_of_split) for split, rows_of_split in rows.items()}
-        with tqdm(total=sum(self.report.num_cases.values()), desc="check", unit="case", disable=not show_progress) as progress:
+        with Progress(sum(self.report.num_cases.values()), "check", "case", show=show_progress) as progress:
             for split in splits:
                 self._check_columns(split, rows[split])
                 named = self._name_files(split, rows[split])

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ..macdm.image_processor import mask_array, radiograph_array, resize_case
 from ..macdm.joint_sample import join
@@ -20,6 +19,9 @@ if TYPE_CHECKING:
     import datasets
 
 
+UNLABELED = -1  # a `null_label` that is no class label of any network
+
+
 class PairDataset(torch.utils.data.Dataset):
     """The cases of `load_pairs` as joint samples; each is decoded and resampled once and then kept in memory.
 
@@ -27,7 +29,8 @@ class PairDataset(torch.utils.data.Dataset):
         pairs: rows with `image`, `anatomy_mask`, `lesion_mask`, `label` (see `load_pairs`).
         size: side of the joint samples in pixels.
         augmentation: applied to the items that are asked for with an augmentation seed.
-        null_label: class label given to unlabeled images; None refuses them.
+        null_label: class label given to unlabeled images; "num_classes" stands for the one after those of the set, None
+            refuses them.
 
     `dataset[index]` is the case as it is and `dataset[index, augmentation_seed]` the augmented one, each a dict of
 
@@ -35,6 +38,12 @@ class PairDataset(torch.utils.data.Dataset):
     - `class_label`: int;
     - `augmentation_labels`: float32 `[AUGMENTATION_DIM]`, zeros without augmentation;
     - `index`: int.
+
+    Attributes:
+        labels: class label of each case.
+        num_classes: 1 + the largest label of a labeled case.
+        names: name of each case (see `case_names`).
+        patient_ids: patient of each case, or None.
 
     Raises:
         ValueError: when a label is not an integer (or is missing and there is no `null_label`), or, on access, when a
@@ -46,15 +55,19 @@ class PairDataset(torch.utils.data.Dataset):
         pairs: datasets.Dataset,
         size: int,
         augmentation: PairAugmentation | None = None,
-        null_label: int | None = None,
+        null_label: int | Literal["num_classes"] | None = None,
     ):
         self.pairs = pairs
         self.size = size
         self.augmentation = augmentation
         self.names: list[str] = case_names(pairs)
-        self.labels: list[int] = [
-            _class_label(label, name, null_label) for label, name in zip(pairs["label"], self.names, strict=True)
-        ]
+        labels = [_class_label(label, name) for label, name in zip(pairs["label"], self.names, strict=True)]
+        if null_label is None and None in labels:
+            name = self.names[labels.index(None)]
+            raise ValueError(f"{name}: the image has no label, and no null label is set for unlabeled images.")
+        self.num_classes: int = 1 + max((label for label in labels if label is not None), default=-1)
+        null = self.num_classes if null_label == "num_classes" else null_label
+        self.labels: list[int] = [null if label is None else label for label in labels]
         has_patients = "patient_id" in pairs.column_names
         self.patient_ids: list[str | None] = list(pairs["patient_id"]) if has_patients else [None] * len(pairs)
         self._cases: dict[int, list[torch.Tensor]] = {}
@@ -91,20 +104,9 @@ class PairDataset(torch.utils.data.Dataset):
             except (ValueError, OSError) as error:
                 raise ValueError(f"{self.names[index]}: {error}") from error
             self._digests[index] = radiograph_digest(decoded[0])
-            self._cases[index] = _tensors(*resize_case(*decoded, self.size))
+            resized = resize_case(*decoded, self.size)
+            self._cases[index] = [torch.from_numpy(np.ascontiguousarray(array)) for array in resized]
         return self._cases[index]
-
-
-def joint_sample_of(
-    radiograph_image: Image.Image, anatomy_image: Image.Image, lesion_image: Image.Image, size: int
-) -> torch.Tensor:
-    """Decode and resample one case to a joint sample: float32 `[3, size, size]` in [-1, 1].
-
-    Raises:
-        ValueError: when an image is not grayscale or a mask has another size than the radiograph.
-    """
-    case = _decode_case(radiograph_image, anatomy_image, lesion_image)
-    return join(*_tensors(*resize_case(*case, size)))
 
 
 def _decode_case(radiograph_image, anatomy_image, lesion_image):
@@ -117,15 +119,9 @@ def _decode_case(radiograph_image, anatomy_image, lesion_image):
     return radiograph_array(radiograph_image), mask_array(anatomy_image), mask_array(lesion_image)
 
 
-def _tensors(*arrays: np.ndarray) -> list[torch.Tensor]:
-    return [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
-
-
-def _class_label(label, name: str, null_label: int | None) -> int:
+def _class_label(label, name: str) -> int | None:
     if label is None or (isinstance(label, float) and math.isnan(label)):
-        if null_label is None:
-            raise ValueError(f"{name}: the image has no label, and no null label is set for unlabeled images.")
-        return null_label
+        return None
     if isinstance(label, bool) or not isinstance(label, (int, float)) or label != int(label) or label < 0:
         raise ValueError(f"{name}: label {label!r} is not a class label; 0, 1, 2, ... or null are allowed.")
     return int(label)

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import datasets
 
 
+class MissingSplit(ValueError):
+    """Raised where a data set can be read and has no split of the name that was asked for."""
+
+
 def load_pairs(
     data: str | Path, split: str = "train", config_name: str | None = None, cache_dir: str | None = None
 ) -> datasets.Dataset:
@@ -34,7 +38,8 @@ def load_pairs(
 
     Raises:
         FileNotFoundError: when there is no such folder.
-        ValueError: when the set cannot be read, lacks the split or lacks one of the four columns.
+        MissingSplit: when the set has no such split.
+        ValueError: when it cannot be read or lacks one of the four columns.
     """
     import datasets
 
@@ -56,7 +61,7 @@ def load_pairs(
         what = "data folder" if is_folder else "Hub data set (and there is no such folder)"
         raise ValueError(f"{data}: cannot be read as a {what}: {reason}{hint}") from error
     if split not in splits:
-        raise ValueError(f"{data}: there is no split {split!r}; there is {', '.join(map(repr, splits))}.")
+        raise MissingSplit(f"{data}: there is no split {split!r}; there is {', '.join(map(repr, splits))}.")
     pairs = splits[split]
     missing = [column for column in REQUIRED_COLUMNS if column not in pairs.column_names]
     if missing:

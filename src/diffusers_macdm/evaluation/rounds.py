@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..data.cases import UNKNOWN_PATIENT, Cases, load_cases, of_each_class
 from ..data.layout import HELD_OUT_SPLITS
-from ..data.loading import case_names, load_pairs
+from ..data.loading import MissingSplit, case_names, load_pairs
 from ..data.splits import check_patients, split_by_patient
 from ..provenance.guard import MOST_NAMED, refuse_contaminated
 
@@ -44,11 +45,8 @@ def load_real(
     """
     splits = {"train": load_cases(data, "train", size)}
     for split in HELD_OUT_SPLITS:
-        try:
+        with contextlib.suppress(MissingSplit):
             splits[split] = load_cases(data, split, size)
-        except ValueError as error:
-            if "there is no split" not in str(error):
-                raise
     # An id that stands for a case without one says nothing about another split.
     check_patients(
         {

@@ -31,7 +31,7 @@ import torch
 from diffusers import SchedulerMixin
 from tqdm.auto import tqdm
 
-from ..data.dataset import PairDataset
+from ..data.dataset import UNLABELED, PairDataset
 from ..data.layout import FOLDERS, METADATA, OPTIONAL_COLUMNS
 from ..data.loading import load_pairs
 from ..data.sampler import shuffled
@@ -139,7 +139,7 @@ def run(settings: Settings, *, show_progress: bool = True) -> dict:
     cases = None
     if real_data is not None:
         # Unlabeled cases stand for no label: -1 is none.
-        cases = PairDataset(load_pairs(real_data, settings.split), pipe.unet.config.sample_size, null_label=-1)
+        cases = PairDataset(load_pairs(real_data, settings.split), pipe.unet.config.sample_size, null_label=UNLABELED)
     rows, case_indices = _plan(recorded, cases)
     sources = {} if cases is None else _sources(cases, case_indices)
     if begun is not None and begun["provenance"] is not None:  # None: begun by a version that did not record it
@@ -252,7 +252,7 @@ def make_again(pipe: MaCDMPipeline, row: dict, data: str | Path | None = None, s
         return make_pairs(pipe, [row])[0]
     if data is None:
         raise ValueError(f"The pair was made from the real case {name!r}: give the data set that has it.")
-    cases = PairDataset(load_pairs(data, split), pipe.unet.config.sample_size, null_label=-1)
+    cases = PairDataset(load_pairs(data, split), pipe.unet.config.sample_size, null_label=UNLABELED)
     if name not in cases.names:
         raise ValueError(f"{data}, split {split!r}: there is no case {name!r}.")
     return make_pairs(pipe, [row], [cases[cases.names.index(name)]["joint_sample"]])[0]
