@@ -36,7 +36,7 @@ from diffusers_macdm.audit.images import SIZE, to_audit_size, to_unit
 from diffusers_macdm.audit.neighbours import Gallery
 from diffusers_macdm.audit.registration import ROTATIONS, SCALES
 from diffusers_macdm.audit.run import MAX_PLANTED, load_radiographs
-from diffusers_macdm.phantom.write import phantom_case
+from diffusers_macdm.phantom import phantom_case
 
 
 NUM_PHANTOMS = 100

@@ -21,7 +21,7 @@ from diffusers_macdm.audit.run import AUDIT_FILE
 from diffusers_macdm.data.check import check_dataset
 from diffusers_macdm.generate import generate
 from diffusers_macdm.hub.card import model_card, model_card_files
-from diffusers_macdm.phantom.write import write_phantom
+from diffusers_macdm.phantom import write_phantom
 
 
 GUIDANCE_SCALE = 1.0

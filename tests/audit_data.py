@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from diffusers_macdm.audit.images import to_audit_size
-from diffusers_macdm.phantom.write import phantom_case
+from diffusers_macdm.phantom import phantom_case
 
 
 def films(count: int, seed: int, size: int = 32) -> list[np.ndarray]:

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from diffusers_macdm.data.cases import Cases
-from diffusers_macdm.phantom.write import phantom_case
+from diffusers_macdm.phantom import phantom_case
 
 
 CONTROLS = ("real_only", "classical_augmentation", "duplicated_real")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
 
 def check_at_least(settings, **least: float) -> None:
     """Raise `ValueError` for a number of `settings` that is smaller than the one given here by its name; None is allowed."""
@@ -9,3 +12,14 @@ def check_at_least(settings, **least: float) -> None:
         value = getattr(settings, name)
         if value is not None and not value >= smallest:
             raise ValueError(f"{name}={value} is not allowed: at least {smallest} is needed.")
+
+
+def check_integer(name: str, value: Any, low: int, high: int) -> int:
+    """Return `value` as an int, or raise `ValueError` unless it is a whole number from `low` to `high`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or not low <= number <= high:
+        raise ValueError(f"{name} is {value!r}; an integer from {low} to {high} is allowed")
+    return number

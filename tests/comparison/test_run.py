@@ -14,7 +14,7 @@ from diffusers_macdm.comparison.models import MODELS
 from diffusers_macdm.comparison.settings import TrainingBudget
 from diffusers_macdm.comparison.summary import over_folds
 from diffusers_macdm.evaluation.arms import CONTROLS
-from diffusers_macdm.phantom.write import write_phantom
+from diffusers_macdm.phantom import write_phantom
 
 
 OPTIONS = """--size 16 --steps 4 --batch-size 4 --block-out-channels 8 16 --layers-per-block 1 --patch-size 2

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from diffusers_macdm.data.cases import Cases, load_cases
-from diffusers_macdm.phantom.write import write_phantom
+from diffusers_macdm.phantom import write_phantom
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from torch import nn
 
 from diffusers_macdm.data.cases import Cases, load_cases
 from diffusers_macdm.evaluation.mask_fit import mask_fit
-from diffusers_macdm.phantom.write import write_phantom
+from diffusers_macdm.phantom import write_phantom
 
 
 class Oracle(nn.Module):

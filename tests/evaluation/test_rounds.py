@@ -17,7 +17,7 @@ from diffusers_macdm.evaluation.rounds import (
     make_site_rounds,
     refuse_leaks,
 )
-from diffusers_macdm.phantom.write import write_phantom
+from diffusers_macdm.phantom import write_phantom
 
 
 def cases(prefix, count, sites=("x", "y")):

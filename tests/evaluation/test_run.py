@@ -10,7 +10,7 @@ from tiny_models import tiny_pipeline
 
 from diffusers_macdm.evaluation import evaluate
 from diffusers_macdm.evaluation.downstream import DownstreamTraining
-from diffusers_macdm.phantom.write import write_phantom
+from diffusers_macdm.phantom import write_phantom
 
 
 TINY = {

@@ -13,7 +13,7 @@ from diffusers_macdm.generate import generate
 from diffusers_macdm.generate import run as synthesis
 from diffusers_macdm.generate.run import make_pairs, pair_seed, strength_warning
 from diffusers_macdm.hub.loading import load_pipeline
-from diffusers_macdm.phantom.write import write_phantom
+from diffusers_macdm.phantom import write_phantom
 
 
 SETTINGS = {"num_inference_steps": 4, "batch_size": 4, "device": "cpu", "progress": False}

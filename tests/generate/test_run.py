@@ -22,7 +22,7 @@ from diffusers_macdm.generate import generate
 from diffusers_macdm.generate.run import make_again, make_pairs, pair_seed, weights_digest
 from diffusers_macdm.hub.loading import load_pipeline
 from diffusers_macdm.macdm.joint_sample import split
-from diffusers_macdm.phantom.write import write_phantom
+from diffusers_macdm.phantom import write_phantom
 
 
 SETTINGS = {"num_inference_steps": 3, "batch_size": 4, "device": "cpu", "progress": False}

@@ -21,7 +21,7 @@ from tiny_models import TINY_CLASSIFIER, TINY_UNET, tiny_pipeline
 from diffusers_macdm.generate import generate
 from diffusers_macdm.hub.card import check_card, dataset_card, model_card, model_card_files, wilson_interval
 from diffusers_macdm.metrics import METRICS
-from diffusers_macdm.phantom.write import write_phantom
+from diffusers_macdm.phantom import write_phantom
 
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -30,7 +30,7 @@ from diffusers_macdm.hub import publish as publishing
 from diffusers_macdm.hub.publish import push_dataset, push_metric, push_model
 from diffusers_macdm.hub.sources import source_files
 from diffusers_macdm.metrics import metric_folder
-from diffusers_macdm.phantom.write import write_phantom
+from diffusers_macdm.phantom import write_phantom
 from diffusers_macdm.provenance.guard import contaminated_cases
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from tiny_models import tiny_pipeline
 
-from diffusers_macdm.phantom.write import write_phantom
+from diffusers_macdm.phantom import write_phantom
 
 
 SCRIPT = Path(__file__).parents[2] / "pipelines/first_experiments.py"

@@ -13,7 +13,7 @@ from diffusers_macdm.data.dataset import PairDataset
 from diffusers_macdm.data.loading import load_pairs, radiograph_digest
 from diffusers_macdm.generate import generate
 from diffusers_macdm.macdm.image_processor import radiograph_array
-from diffusers_macdm.phantom.write import write_phantom
+from diffusers_macdm.phantom import write_phantom
 from diffusers_macdm.provenance.guard import (
     Contamination,
     TrainedOn,

@@ -13,7 +13,7 @@ from scipy.stats import t as student
 from tiny_models import tiny_pipeline
 
 from diffusers_macdm.data.cases import load_cases
-from diffusers_macdm.phantom.write import write_phantom
+from diffusers_macdm.phantom import write_phantom
 from diffusers_macdm.sweep import sweep
 from diffusers_macdm.sweep.run import UNBOUNDED, finding, grid_points, parse_grid, run_name, runs_of, sample_pairs
 

@@ -3,7 +3,7 @@
 import pytest
 from launching import RESUMABLE, launch, launch_and_kill
 
-from diffusers_macdm.phantom.write import write_phantom
+from diffusers_macdm.phantom import write_phantom
 
 
 # The denoiser's further options in these runs: a grid of samples, and a weak_unet.
