@@ -38,7 +38,7 @@ from diffusers_macdm.data.loading import load_pairs
 from diffusers_macdm.data.sampler import BALANCES, StepBatchSampler
 from diffusers_macdm.hub import publish as hub
 from diffusers_macdm.macdm.joint_sample import CHANNELS, MASK_WEIGHTINGS
-from diffusers_macdm.provenance import guard as provenance
+from diffusers_macdm.provenance import records as provenance
 
 
 logger = logging.getLogger("macdm.training")

@@ -169,17 +169,24 @@ def check_seeds(name: str, seeds: Sequence[int]) -> None:
         raise ValueError(f"{name} {list(seeds)} are not allowed: different numbers from 0 to 2^63 - 1 are needed.")
 
 
-def read_json(path: Path, remedy: str = MADE_AGAIN) -> dict:
-    """What `write_json` wrote.
+def read_json(path: Path, remedy: str | None = MADE_AGAIN) -> dict:
+    """Read the object in a JSON file.
+
+    Args:
+        remedy: what to do about a file of the package's own that is damaged; None for any other file.
 
     Raises:
-        ValueError: for a file that is damaged, with what to do about it.
+        ValueError: for a file that is damaged.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
+        if remedy is None:
+            raise ValueError(f"{path} is not valid JSON: {error}") from error
         raise ValueError(f"{path} is damaged ({error}); {remedy}.") from error
     if not isinstance(content, dict):
+        if remedy is None:
+            raise ValueError(f"{path} holds no JSON object.")
         raise ValueError(f"{path} is damaged (it holds no JSON object); {remedy}.")
     return content
 

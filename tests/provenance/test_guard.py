@@ -7,124 +7,14 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_models import tiny_pipeline
+from provenance_data import RECORDS, SETTINGS, data_record, forget, put_into_test, rows_of, write_records, write_rows
 
-from diffusers_macdm.data.dataset import PairDataset
-from diffusers_macdm.data.loading import load_pairs, radiograph_digest
 from diffusers_macdm.generate import generate
-from diffusers_macdm.macdm.image_processor import radiograph_array
 from diffusers_macdm.phantom import write_phantom
-from diffusers_macdm.provenance.guard import (
-    Contamination,
+from diffusers_macdm.provenance.guard import Contamination, contaminated_cases, refuse_contaminated
+from diffusers_macdm.provenance.records import (
     TrainedOn,
-    Training,
-    contaminated_cases,
-    digests_alone,
-    earlier_trainings,
-    record_of_weights,
-    refuse_contaminated,
-    trainings_of_data,
-    trainings_of_weights,
 )
-
-
-RECORDS = {"unet": "training_config.json", "guidance_classifier": "guidance_classifier_training_config.json"}
-SETTINGS = {"num_inference_steps": 2, "device": "cpu", "progress": False}
-
-
-@pytest.fixture(scope="module")
-def phantom(tmp_path_factory):
-    """6 + 4 training cases, 2 + 1 test cases."""
-    folder = tmp_path_factory.mktemp("data") / "phantom"
-    write_phantom(folder, num_normal=6, num_lesion=4, size=32, seed=0)
-    return folder
-
-
-@pytest.fixture
-def real(phantom, tmp_path):
-    return shutil.copytree(phantom, tmp_path / "real")
-
-
-def data_record(data, split="train"):
-    """What `describe_data` of the training scripts records for the guard."""
-    cases = PairDataset(load_pairs(data, split), size=16, null_label=-1)
-    return {
-        "cases": sorted(cases.names),
-        "patients": sorted(set(cases.patient_ids)),
-        "image_sha256": {name: cases.image_sha256(i) for i, name in enumerate(cases.names)},
-    }
-
-
-def write_records(model, **records):
-    for network, record in records.items():
-        (model / RECORDS[network]).write_text(json.dumps(record))
-
-
-@pytest.fixture(scope="module")
-def trained(phantom, tmp_path_factory):
-    """A model whose denoiser and classifier are recorded as trained on the train split."""
-    folder = tmp_path_factory.mktemp("models") / "model"
-    tiny_pipeline().save_pretrained(folder)
-    record = {"data": data_record(phantom), "earlier_trainings": []}
-    write_records(folder, unet=record, guidance_classifier=record)
-    return folder
-
-
-@pytest.fixture
-def model(trained, tmp_path):
-    return shutil.copytree(trained, tmp_path / "model")
-
-
-@pytest.fixture(scope="module")
-def from_train(trained, phantom, tmp_path_factory):
-    """Variations of training cases, as one makes them."""
-    out = tmp_path_factory.mktemp("sets") / "from_train"
-    generate(trained, out, 3, from_data=phantom, strength=0.5, **SETTINGS)
-    return out
-
-
-def rows_of(folder, split):
-    return [json.loads(line) for line in (folder / split / "metadata.jsonl").read_text().splitlines()]
-
-
-def write_rows(folder, split, rows):
-    (folder / split / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def put_into_test(real, name, patient_id, pixels=None, source="normal_00003"):
-    """A further test case with the masks of a training case and, unless others are given, its pixels."""
-    for kind in ("images", "anatomy", "lesion"):
-        shutil.copy(real / f"train/{kind}/{source}.png", real / f"test/{kind}/{name}.png")
-    if pixels is not None:
-        Image.fromarray(pixels(np.asarray(Image.open(real / f"test/images/{name}.png")))).save(real / f"test/images/{name}.png")
-    (row,) = (row for row in rows_of(real, "train") if row["image_file_name"] == f"images/{source}.png")
-    row |= {f"{column}_file_name": f"{kind}/{name}.png" for column, kind in COLUMNS.items()} | {"patient_id": patient_id}
-    write_rows(real, "test", [*rows_of(real, "test"), row])
-
-
-COLUMNS = {"image": "images", "anatomy_mask": "anatomy", "lesion_mask": "lesion"}
-
-
-# --- digests ----------------------------------------------------------------------------------------------------------
-
-
-def digest_of(values):
-    return radiograph_digest(radiograph_array(Image.fromarray(values)))
-
-
-def test_digest_is_of_the_gray_values_and_the_shape():
-    values = np.arange(256, dtype=np.uint8).reshape(8, 32)
-    assert digest_of(values) == digest_of(values.astype(np.uint16) * 257)  # all 256 gray levels, to the bit
-    assert digest_of(values) != digest_of(values.astype(np.uint16) * 256)
-    assert digest_of(values) != digest_of(values.reshape(16, 16))
-    assert digest_of(values) != digest_of(values ^ (values == 7))
-
-
-def test_pair_dataset_digests_the_file_not_the_resampled_case(phantom):
-    for size in (16, 32):
-        cases = PairDataset(load_pairs(phantom, "test"), size=size)
-        for i, row in enumerate(rows_of(phantom, "test")):
-            assert cases.image_sha256(i) == digest_of(np.asarray(Image.open(phantom / "test" / row["image_file_name"])))
 
 
 # --- what trained the model -------------------------------------------------------------------------------------------
@@ -323,12 +213,6 @@ def test_a_set_needs_no_model(real, trained, from_train, tmp_path):
         assert reasons[0].startswith("has the same pixels as training case 'normal_00003'")
 
 
-def forget(out):
-    content = json.loads((out / "generation.json").read_text())
-    del content["provenance"]
-    (out / "generation.json").write_text(json.dumps(content, indent=2) + "\n")
-
-
 def test_a_set_of_an_earlier_version(phantom, trained, tmp_path):
     """It goes on as it was begun; the guard refuses it, and with allow_unrecorded it goes by split and names."""
     out = tmp_path / "set"
@@ -376,74 +260,3 @@ def test_damaged_provenance_is_named(phantom, from_train, tmp_path):
     (out / "generation.json").write_text(json.dumps(content | {"provenance": {"sources": []}}))
     with pytest.raises(ValueError, match="generation.json: its part 'provenance' cannot be read"):
         contaminated_cases(phantom, "test", synthetic=out)
-
-
-# --- what the writers use ---------------------------------------------------------------------------------------------
-
-
-def test_digests_alone_are_enough(real, model):
-    """What may be published: neither a case nor a patient is named, and the guard still knows the pixels."""
-    record = data_record(real)
-    published = digests_alone(record)
-    assert published == {"image_sha256": sorted(record["image_sha256"].values())}
-    write_records(model, unet={"data": published}, guidance_classifier={"data": published})
-    put_into_test(real, "new_name", "somebody")
-    reason = "has the same pixels as a training case of the denoiser and the guidance classifier"
-    assert contaminated_cases(real, "test", model=model) == [Contamination("new_name", reason)]
-    assert TrainedOn.from_dict(TrainedOn.read(model).to_dict()) == TrainedOn.read(model)
-    assert digests_alone({"cases": ["a"]}) is None
-
-
-@pytest.mark.parametrize(
-    "weights", ["unet", "weak_unet", "checkpoint-10", "checkpoint-10/model", "checkpoint-10/model_ema", "."]
-)
-def test_the_record_of_weights(tmp_path, weights):
-    (tmp_path / "run" / weights).mkdir(parents=True)
-    assert record_of_weights(tmp_path / "run" / weights, "unet") is None
-    (tmp_path / "training_config.json").write_text("{}")  # of nobody knows what
-    assert record_of_weights(tmp_path / "run" / weights, "unet") is None
-    (tmp_path / "run/training_config.json").write_text("{}")
-    assert record_of_weights(tmp_path / "run" / weights, "unet") == tmp_path / "run/training_config.json"
-    assert trainings_of_weights(tmp_path / "run" / weights, "unet") == [None]  # a record that says nothing
-
-
-def test_the_record_of_a_classifiers_checkpoint(tmp_path):
-    checkpoint = tmp_path / "guidance_classifier_checkpoints/checkpoint-3"
-    checkpoint.mkdir(parents=True)
-    (tmp_path / "guidance_classifier_training_config.json").write_text(json.dumps({"data": {"image_sha256": {"a": "0"}}}))
-    assert trainings_of_weights(checkpoint, "guidance_classifier") == [Training({"0": "a"})]
-
-
-def test_what_stands_behind_synthetic_training_data(phantom, trained, from_train):
-    assert trainings_of_data(phantom, load_pairs(phantom)) == []
-    trained_on, sources = trainings_of_data(from_train, load_pairs(from_train))
-    assert trained_on == Training.from_dict(data_record(phantom))
-    rows = rows_of(from_train, "train")
-    assert set(sources.images.values()) == {row["source"] for row in rows}
-    assert sources.patients == {row["patient_id"] for row in rows}
-
-
-def test_synthetic_training_data_without_record(from_train, tmp_path):
-    out = shutil.copytree(from_train, tmp_path / "set")
-    forget(out)
-    assert trainings_of_data(out, load_pairs(out)) == [None]
-
-
-A, B = ({"patients": ["p"], "image_sha256": {name: digest}} for name, digest in (("a", "0"), ("b", "1")))
-
-
-@pytest.mark.parametrize(
-    "before, now, expected",
-    [
-        ({"data": A}, {"data": A}, []),
-        ({"data": A}, {"data": {"image_sha256": {"other_name": "0", "b": "1"}}}, []),  # all that was seen is in it
-        ({"data": A}, {"data": B}, [A]),
-        ({"data": A, "earlier_trainings": [B]}, {"data": A, "earlier_trainings": [B]}, [B]),
-        ({"data": A, "earlier_trainings": [None]}, {"data": B}, [A, None]),
-        (None, {"data": A}, [None]),  # a checkpoint from elsewhere
-        ({"data": {"cases": ["a"]}}, {"data": {"cases": ["a"], **A}}, []),  # an earlier version, the same cases
-        ({"data": {"cases": ["b"]}}, {"data": {"cases": ["a"], **A}}, [None]),
-    ],
-)
-def test_what_a_resumed_run_takes_over(before, now, expected):
-    assert earlier_trainings(before, now) == expected

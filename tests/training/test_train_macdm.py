@@ -28,7 +28,8 @@ import training_utils
 from diffusers_macdm import GuidanceClassifier, MaCDMPipeline, MaCDMUNet2DModel
 from diffusers_macdm.macdm.forward_process import ForwardProcess
 from diffusers_macdm.macdm.joint_sample import ANATOMY_MASK, CHANNELS, LESION_MASK, RADIOGRAPH
-from diffusers_macdm.provenance.guard import TrainedOn, contaminated_cases
+from diffusers_macdm.provenance.guard import contaminated_cases
+from diffusers_macdm.provenance.records import TrainedOn
 
 
 def sample(folder, **arguments):

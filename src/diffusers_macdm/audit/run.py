@@ -24,7 +24,7 @@ from ..devices import available_device
 from ..files import refuse_filled
 from ..hub.loading import load_pipeline, own_version
 from ..macdm.image_processor import radiograph_array
-from ..provenance.guard import digests_of_training
+from ..provenance.records import digests_of_training
 from .copies import NOMINAL_RATE, CopyDetector, copies_too_often, false_alarm_interval, proportion
 from .embedding import CopyEmbedding, train_embedding
 from .images import SIZE, plant_copies, to_audit_size

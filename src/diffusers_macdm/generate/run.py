@@ -42,7 +42,7 @@ from ..macdm.image_processor import mask_array, radiograph_array
 from ..macdm.joint_sample import split as split_joint_sample
 from ..macdm.pipeline import REFUSED_SCHEDULERS
 from ..macdm.refinement import refine_masks as refine_masks_of
-from ..provenance.guard import TrainedOn, provenance_record
+from ..provenance.records import TrainedOn, provenance_record
 from ..report.contact_sheet import contact_sheet, save
 from .settings import Settings
 

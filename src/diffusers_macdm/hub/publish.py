@@ -12,7 +12,7 @@ What leaves the machine is an explicit list, never "the folder":
   user's folders are left out; a data set or model is named by the last part of its path;
 - of a copy audit: its verdict, its rates and their intervals, no image and no name;
 - of a set: the pairs, the labels and the provenance, where a pseudonym stands for each real case and each patient;
-- only when asked for (`image_digests`), what the leak guard (`provenance.py`) knows the training radiographs by: their SHA-256.
+- only when asked for (`image_digests`), what the leak guard (`provenance/`) knows the training radiographs by: their SHA-256.
   A digest does not show the film, but whoever holds the film can tell that it was trained with, and films of one patient in
   two repositories can be linked: that a child is in a cohort of fractures is health information. For data that are public this
   tells nothing new, and it lets others see whether their test set is clean; for data of a hospital its owner has to decide.
@@ -56,7 +56,7 @@ from ..data.layout import IMAGE_COLUMNS, METADATA, OPTIONAL_COLUMNS, PROVENANCE_
 from ..generate.run import CONTACT_SHEET_FILE, SETTINGS_FILE, SUMMARY_FILE
 from ..macdm import MaCDMPipeline
 from ..metrics import metric_folder
-from ..provenance.guard import digests_alone
+from ..provenance.records import digests_alone
 from .errors import TRANSPORT_ERROR
 from .loading import load_pipeline
 from .names import REPOSITORY
