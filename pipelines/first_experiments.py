@@ -21,18 +21,11 @@ import numpy as np
 import torch
 
 from diffusers_macdm.data.cases import Cases, load_cases
-from diffusers_macdm.evaluation.downstream import (
-    DIAGNOSIS,
-    LEARNING_RATES,
-    SEGMENTATION,
-    Budget,
-    Stage,
-    predict_masks,
-    train_classifier,
-    train_segmenter,
-)
+from diffusers_macdm.evaluation.downstream import LEARNING_RATES, Budget, Stage, train_classifier, train_segmenter
 from diffusers_macdm.evaluation.filters import MaskSampler
 from diffusers_macdm.evaluation.mask_fit import mask_fit
+from diffusers_macdm.evaluation.networks import DIAGNOSIS, SEGMENTATION
+from diffusers_macdm.evaluation.predictions import predict_masks
 from diffusers_macdm.generate.run import make_pairs, pair_seed
 from diffusers_macdm.hub.loading import load_pipeline
 from diffusers_macdm.macdm.image_processor import radiograph_array

@@ -25,13 +25,14 @@ import torch
 from accelerate import Accelerator
 
 from diffusers_macdm import MaCDMPipeline
-from diffusers_macdm.audit.copies import CopyDetector, proportion
+from diffusers_macdm.audit.copies import CopyDetector
 from diffusers_macdm.audit.images import to_audit_size
 from diffusers_macdm.audit.membership import denoising_errors
 from diffusers_macdm.audit.run import Radiographs, build_detector, unrelated
 from diffusers_macdm.data.dataset import PairDataset
 from diffusers_macdm.data.loading import load_pairs
 from diffusers_macdm.macdm.image_processor import radiograph_array
+from diffusers_macdm.statistics.proportions import proportion
 from training_utils import logger, replace_folder, write_json
 
 

@@ -39,6 +39,12 @@ class Progress:
     def __exit__(self, *error) -> None:
         self.close()
 
+    def describe(self, description: str) -> None:
+        """Say what is done from now on."""
+        self.description = description
+        if self._bar is not None:
+            self._bar.set_description(description, refresh=False)
+
     def update(self, units: int = 1) -> None:
         """Add units that are done."""
         self.count += units

@@ -5,9 +5,10 @@ import pytest
 import torch
 from audit_data import phantoms
 
-from diffusers_macdm.audit.copies import CopyDetector, copies_too_often, false_alarm_interval, proportion
+from diffusers_macdm.audit.copies import CopyDetector, copies_too_often, false_alarm_interval
 from diffusers_macdm.audit.embedding import CopyEmbedding
 from diffusers_macdm.audit.neighbours import Comparison, Gallery
+from diffusers_macdm.statistics.proportions import proportion
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,10 @@ from tiny_models import tiny_pipeline
 
 from diffusers_macdm.audit import audit
 from diffusers_macdm.audit import page as report
-from diffusers_macdm.audit.copies import false_alarm_interval, proportion
+from diffusers_macdm.audit.copies import false_alarm_interval
 from diffusers_macdm.audit.run import build_detector, load_radiographs, telling_level, verdict
 from diffusers_macdm.commands import main as cli
+from diffusers_macdm.statistics.proportions import proportion
 
 
 QUICK = {"embedding_steps": 1, "planted": 2, "progress": False, "device": "cpu"}

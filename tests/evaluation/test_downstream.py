@@ -10,18 +10,20 @@ from diffusers_macdm.data.cases import Cases
 from diffusers_macdm.evaluation.downstream import (
     Budget,
     Stage,
+    stage_steps,
+    start_from_base_rates,
+    train_classifier,
+    train_segmenter,
+)
+from diffusers_macdm.evaluation.networks import segmenter
+from diffusers_macdm.evaluation.predictions import (
     measure_diagnosis,
     measure_segmentation,
     predict_masks,
     predict_probabilities,
     score_of_masks,
-    stage_steps,
-    start_from_base_rates,
-    train_classifier,
-    train_segmenter,
     youden_threshold,
 )
-from diffusers_macdm.evaluation.networks import segmenter
 
 
 BUDGET = Budget(steps=30, batch_size=8, learning_rate=3e-3, validate_every=10, width=4)

@@ -5,8 +5,8 @@ import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score, roc_auc_score
 
 from diffusers_macdm.evaluation.arms import CONTROLS
-from diffusers_macdm.evaluation.downstream import DIAGNOSIS, SEGMENTATION
 from diffusers_macdm.evaluation.endpoints import AT_CHANCE, ENDPOINTS, PRIMARY, Measurements, TestSet, conclude, verdict
+from diffusers_macdm.evaluation.networks import DIAGNOSIS, SEGMENTATION
 
 
 ARM = "real_plus_synthetic_1"

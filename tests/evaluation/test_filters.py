@@ -8,8 +8,8 @@ import torch
 from tiny_models import tiny_pipeline
 
 from diffusers_macdm.data.cases import Cases
-from diffusers_macdm.evaluation.downstream import predict_masks
 from diffusers_macdm.evaluation.filters import MaskSampler, agrees_with_label, dice_of_masks, reaches, thresholds_of
+from diffusers_macdm.evaluation.predictions import predict_masks
 
 
 class BrightnessClassifier(torch.nn.Module):

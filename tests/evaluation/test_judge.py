@@ -6,17 +6,10 @@ import torch
 from toy_cases import toy_cases
 
 from diffusers_macdm.data.cases import Cases
-from diffusers_macdm.evaluation.downstream import (
-    DIAGNOSIS,
-    SEGMENTATION,
-    TASKS,
-    Budget,
-    DownstreamTraining,
-    Stage,
-    predict_masks,
-    predict_probabilities,
-)
+from diffusers_macdm.evaluation.downstream import Budget, DownstreamTraining, Stage
 from diffusers_macdm.evaluation.judge import Judge
+from diffusers_macdm.evaluation.networks import DIAGNOSIS, SEGMENTATION, TASKS
+from diffusers_macdm.evaluation.predictions import predict_masks, predict_probabilities
 
 
 BUDGETS = {task: Budget(steps=3, batch_size=4, width=4) for task in TASKS}

@@ -12,6 +12,12 @@ def test_the_digits_are_scipys(total):
         assert wilson_interval(count, total) == (expected.low, expected.high)
 
 
+@pytest.mark.parametrize("count, total", [(0, 32), (32, 32), (3, 7), (1, 1), (500, 1000)])
+def test_wilson_interval_is_that_of_scipy(count, total):
+    expected = binomtest(count, total).proportion_ci(confidence_level=0.95, method="wilson")
+    assert wilson_interval(count, total) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
 def test_ends_of_the_range():
     assert wilson_interval(0, 20) == pytest.approx((0, 0.1611), abs=5e-5) and wilson_interval(0, 20)[0] == 0
     assert wilson_interval(20, 20)[1] == 1

@@ -14,7 +14,6 @@ images that copy nobody falls below it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,14 +101,3 @@ def false_alarm_interval(num_null: int, level: float = 0.95) -> tuple[float, flo
 def copies_too_often(result: dict) -> bool:
     """Whether the copy rate of an audit is beyond what the threshold's own uncertainty can explain."""
     return result["copy_rate"]["interval"][0] > result["nominal_false_alarm_rate"]["interval"][1]
-
-
-def proportion(hits: Sequence[bool] | np.ndarray) -> dict:
-    """A share with its 95 % Wilson interval: `value`, `interval`, `count`, `total`; None for value and interval of nothing."""
-    from scipy.stats import binomtest
-
-    count, total = int(np.sum(hits)), len(hits)
-    if not total:
-        return {"value": None, "interval": None, "count": 0, "total": 0}
-    interval = binomtest(count, total).proportion_ci(method="wilson")
-    return {"value": count / total, "interval": [interval.low, interval.high], "count": count, "total": total}

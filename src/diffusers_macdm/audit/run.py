@@ -25,7 +25,8 @@ from ..files import refuse_filled
 from ..hub.loading import load_pipeline, own_version
 from ..macdm.image_processor import radiograph_array
 from ..provenance.records import digests_of_training
-from .copies import NOMINAL_RATE, CopyDetector, copies_too_often, false_alarm_interval, proportion
+from ..statistics.proportions import proportion
+from .copies import NOMINAL_RATE, CopyDetector, copies_too_often, false_alarm_interval
 from .embedding import CopyEmbedding, train_embedding
 from .images import SIZE, plant_copies, to_audit_size
 from .membership import NOISE_LEVELS, denoising_errors, membership_auc

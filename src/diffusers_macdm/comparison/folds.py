@@ -10,7 +10,7 @@ import numpy as np
 from ..data.cases import Cases, of_each_class
 from ..data.layout import HELD_OUT_SPLITS
 from ..evaluation.arms import draw_pairs
-from ..evaluation.rounds import folds_by_patient
+from ..evaluation.divisions import folds_by_patient
 
 
 @dataclass(frozen=True)

@@ -23,30 +23,22 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..audit.copies import CopyDetector, proportion
+from ..audit.copies import CopyDetector
 from ..audit.embedding import train_embedding
 from ..audit.images import to_audit_size
 from ..audit.neighbours import Gallery
 from ..data.cases import Cases
 from ..devices import available_device
 from ..evaluation.arms import CONTROLS, Arm, build_arms, stages_of
-from ..evaluation.downstream import (
-    COLUMNS,
-    DIAGNOSIS,
-    LEARNING_RATES,
-    SEGMENTATION,
-    TASKS,
-    Budget,
-    DownstreamTraining,
-    Stage,
-    measure_diagnosis,
-    measure_segmentation,
-)
+from ..evaluation.divisions import load_real
+from ..evaluation.downstream import LEARNING_RATES, Budget, DownstreamTraining, Stage
 from ..evaluation.features import FeatureExtractor, classifier_features, load_feature_extractor
-from ..evaluation.rounds import load_real
+from ..evaluation.networks import DIAGNOSIS, SEGMENTATION, TASKS
+from ..evaluation.predictions import COLUMNS, measure_diagnosis, measure_segmentation
 from ..files import begin, check_seeds, read_columns, read_json, refuse_foreign, write_json
 from ..hub.loading import own_version
 from ..report.contact_sheet import contact_sheet, save
+from ..statistics.proportions import proportion
 from .diffusion import NUM_TRAIN_TIMESTEPS
 from .folds import Part, labels_for, make_parts
 from .models import MODELS

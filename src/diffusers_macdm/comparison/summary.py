@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..audit.copies import proportion
 from ..evaluation.arms import CONTROLS
-from ..evaluation.downstream import TASKS
 from ..evaluation.endpoints import (
     AT_CHANCE,
     BETTER,
@@ -26,7 +24,9 @@ from ..evaluation.endpoints import (
     TestSet,
     conclude,
 )
+from ..evaluation.networks import TASKS
 from ..report.page import plain
+from ..statistics.proportions import proportion
 from .folds import Part
 from .models import MODELS
 from .models.macdm import MaCDM

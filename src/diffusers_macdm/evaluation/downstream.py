@@ -18,16 +18,11 @@ from ..data.augmentation import PairAugmentation
 from ..data.cases import Cases
 from ..data.sampler import balanced_draws
 from ..optimisation import Optimiser, warm_start_cosine
-from ..statistics.measures import dice_per_case, hausdorff95_per_case, mean_of_defined, roc_auc
-from .networks import diagnosis_classifier, segmenter
+from ..statistics.measures import roc_auc
+from .networks import DIAGNOSIS, SEGMENTATION, diagnosis_classifier, segmenter
+from .predictions import Trained, predict_masks, predict_probabilities, score_of_masks, youden_threshold
 
 
-DIAGNOSIS, SEGMENTATION = "diagnosis", "segmentation"
-TASKS = (DIAGNOSIS, SEGMENTATION)
-COLUMNS = {  # what `measure_diagnosis` and `measure_segmentation` return
-    DIAGNOSIS: ("lesion_probability", "called_lesion"),
-    SEGMENTATION: ("lesion_dice", "lesion_hausdorff95", "lesion_found", "anatomy_dice"),
-}
 WARMUP_SHARE = 0.05  # of the steps
 LEARNING_RATES = {DIAGNOSIS: 3e-4, SEGMENTATION: 2e-3}
 WEIGHT_DECAY = 0.01
@@ -65,29 +60,6 @@ class Stage:
 
     cases: Cases
     share: float = 1.0
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A network in the state that the validation cases chose.
-
-    Attributes:
-        network: in evaluation mode.
-        steps: optimisation steps that were made.
-        best_step: the one after which the state was taken.
-        validation_score: ROC AUC of lesion against normal, or Dice of the lesion, on the validation cases at that state; None
-            without them, or where it is not defined for them.
-        threshold: probability of a lesion from which a case counts as one, by Youden's index on the validation cases; 0.5
-            where they do not tell. None for a segmenter.
-        seconds: of the training.
-    """
-
-    network: torch.nn.Module
-    steps: int
-    best_step: int
-    validation_score: float | None
-    threshold: float | None
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -275,24 +247,6 @@ def start_from_base_rates(segmenter: torch.nn.Module, masks: torch.Tensor) -> No
     last.bias.copy_(torch.logit(rates))
 
 
-def score_of_masks(predicted: np.ndarray, truth: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """The score of a segmenter's state, and what decides between states.
-
-    The mean over both masks decides, as the mean Dice of the foreground does elsewhere: by the lesion's Dice alone an untrained
-    state that calls every pixel a lesion beats one that is still to find its first.
-
-    Args:
-        predicted, truth: bool `[N, 2, H, W]`, anatomy and lesion.
-
-    Returns:
-        Mean Dice of the lesion, over the cases that have one (nan without any); and the mean over both masks with that of the
-        lesion, which decides where it is equal.
-    """
-    lesion, anatomy = (dice_per_case(predicted[:, mask], truth[:, mask]) for mask in (1, 0))
-    of_lesion = mean_of_defined(lesion[truth[:, 1].any(axis=(1, 2))])
-    return of_lesion, (mean_of_defined(np.array([of_lesion, mean_of_defined(anatomy)])), of_lesion)
-
-
 def _train(build, loss_of, score, stages, validation, budget, seed, augmentation, device, progress) -> Trained:
     """The one loop. `score(network)` gives the state's score and what decides between states: a number and, where it is equal
     or nan, a second one."""
@@ -337,63 +291,3 @@ def _train(build, loss_of, score, stages, validation, budget, seed, augmentation
         network.load_state_dict(state)
     network.eval().requires_grad_(False)
     return Trained(network, step, best_step, value, None, time.perf_counter() - start)
-
-
-def predict_probabilities(network: torch.nn.Module, cases: Cases, batch_size: int = 64) -> np.ndarray:
-    """Probability of each class, float64 `[N, num_classes]`, by a network in evaluation mode."""
-    return _predict(network, cases, batch_size, lambda batch: torch.softmax(network(batch).logits.double(), dim=1))
-
-
-def predict_masks(network: torch.nn.Module, cases: Cases, batch_size: int = 64) -> np.ndarray:
-    """Anatomy and lesion mask that the segmenter sees in each radiograph, bool `[N, 2, H, W]`, in evaluation mode."""
-    return _predict(network, cases, batch_size, lambda batch: network(batch) > 0)
-
-
-@torch.no_grad()
-def _predict(network, cases, batch_size, predict) -> np.ndarray:
-    device = next(network.parameters()).device
-    parts = [predict(batch.to(device)).cpu() for batch in cases.radiographs.split(batch_size)]  # of [B, 1, H, W]
-    return torch.cat(parts).numpy()
-
-
-def youden_threshold(truth: np.ndarray, scores: np.ndarray) -> float:
-    """The threshold with the largest sensitivity + specificity - 1, half-way between two neighbouring scores.
-
-    Args:
-        truth: bool `[N]` with both values in it.
-        scores: `[N]`; a case counts as positive from the threshold on. Of several equally good thresholds the highest is taken.
-    """
-    values = np.unique(scores)
-    candidates = np.concatenate([values[:1], (values[:-1] + values[1:]) / 2])  # the first calls all positive
-    positive = scores[None] >= candidates[:, None]  # [candidates, N]
-    index = positive[:, truth].mean(axis=1) - positive[:, ~truth].mean(axis=1)
-    return float(candidates[np.flatnonzero(index >= index.max() - 1e-12)[-1]])
-
-
-def measure_diagnosis(trained: Trained, cases: Cases) -> dict[str, np.ndarray]:
-    """What the endpoints of the diagnosis are computed from, one number for each case.
-
-    Returns:
-        `lesion_probability` (1 - p(0)) and `called_lesion` (1 where it reaches the threshold, else 0), float64 `[N]` each.
-    """
-    lesion = 1 - predict_probabilities(trained.network, cases)[:, 0]
-    return {"lesion_probability": lesion, "called_lesion": (lesion >= trained.threshold).astype(float)}
-
-
-def measure_segmentation(trained: Trained, cases: Cases) -> dict[str, np.ndarray]:
-    """What the endpoints of the segmentation are computed from, one number for each case; nan where it has no meaning.
-
-    Returns:
-        `lesion_dice` and `lesion_hausdorff95` (pixels; nan also where no lesion was found) of cases with a lesion,
-        `lesion_found` (1 where the normal case has a pixel of lesion, else 0) of normal ones, `anatomy_dice` of all;
-        float64 `[N]` each.
-    """
-    predicted, truth = predict_masks(trained.network, cases), cases.masks.numpy()
-    with_lesion = truth[:, 1].any(axis=(1, 2))
-    found = predicted[:, 1].any(axis=(1, 2)).astype(float)
-    return {
-        "lesion_dice": np.where(with_lesion, dice_per_case(predicted[:, 1], truth[:, 1]), np.nan),
-        "lesion_hausdorff95": np.where(with_lesion, hausdorff95_per_case(predicted[:, 1], truth[:, 1]), np.nan),
-        "lesion_found": np.where(with_lesion, np.nan, found),
-        "anatomy_dice": dice_per_case(predicted[:, 0], truth[:, 0]),
-    }

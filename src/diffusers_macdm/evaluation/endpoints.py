@@ -11,7 +11,7 @@ from ..data.cases import Cases
 from ..statistics import measures as metrics
 from ..statistics.bootstrap import Estimate, difference_of_arms, value_of_arm
 from .arms import CONTROLS
-from .downstream import DIAGNOSIS, SEGMENTATION
+from .networks import DIAGNOSIS, SEGMENTATION
 
 
 BETTER, WORSE, NO_EVIDENCE = "better", "worse", "no evidence"

@@ -6,7 +6,7 @@ masks of the finished radiograph (image -> masks).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,11 +15,14 @@ import torch.nn.functional as F
 
 from ..data.cases import Cases
 from ..statistics.measures import dice_per_case
-from .downstream import predict_masks, predict_probabilities
+from .networks import DIAGNOSIS, SEGMENTATION
+from .predictions import predict_masks, predict_probabilities
 
 
 if TYPE_CHECKING:
     from ..macdm.pipeline import MaCDMPipeline
+    from .divisions import Division
+    from .judge import Judge
 
 CLASSIFIER, SEGMENTER, BOTH, NETWORK = "classifier", "segmenter", "both", "network"
 FILTERS = (CLASSIFIER, SEGMENTER, BOTH, NETWORK)
@@ -79,3 +82,43 @@ class MaskSampler(torch.nn.Module):
         )
         masks = torch.cat([out.anatomy_masks, out.lesion_masks], dim=1).float()  # [B, 2, side, side] of 0 and 1
         return (masks if size == side else F.interpolate(masks, (size, size), mode="area")) - 0.5
+
+
+def filter_pairs(
+    divisions: Sequence[Division], filters: Sequence[str], judge: Judge, mask_sampler: MaskSampler | None
+) -> tuple[dict[tuple[str, str], Cases], dict[str, list[tuple[int, int]]]]:
+    """Return the pairs that each filter leaves in each division.
+
+    The thresholds are those of the division's validation cases; no test case has a say.
+
+    Args:
+        divisions: divisions of the cases, with the same synthetic pairs in all of them.
+        filters: names out of `FILTERS`.
+        judge: networks of the real training cases.
+        mask_sampler: opinion of the filter "network", where that is asked for.
+
+    Returns:
+        The pairs by names of division and filter ("none" among them), and by filter, for each division, the numbers that are
+        kept and dropped.
+    """
+    pairs = {(division.name, "none"): division.synthetic for division in divisions}
+    kept: dict[str, list[tuple[int, int]]] = {name: [] for name in filters}
+    synthetic = divisions[0].synthetic
+    agrees, networks = np.ones(len(synthetic), dtype=bool), {}
+    if {CLASSIFIER, BOTH} & set(filters):
+        agrees = agrees_with_label(judge.network(DIAGNOSIS), synthetic)
+    if {SEGMENTER, BOTH} & set(filters):
+        networks[SEGMENTER] = judge.network(SEGMENTATION)
+    if NETWORK in filters:
+        networks[NETWORK] = mask_sampler
+    dice = {name: dice_of_masks(network, synthetic) for name, network in networks.items()}
+    for division in divisions:
+        fits = {
+            name: reaches(dice[name], thresholds_of(dice_of_masks(network, division.validation)))
+            for name, network in networks.items()
+        }
+        passes = {CLASSIFIER: agrees, **fits, BOTH: agrees & fits.get(SEGMENTER, agrees)}
+        for name in filters:
+            pairs[division.name, name] = synthetic.select(np.flatnonzero(passes[name]))
+            kept[name].append((int(passes[name].sum()), int((~passes[name]).sum())))
+    return pairs, kept

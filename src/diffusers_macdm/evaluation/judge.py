@@ -17,9 +17,10 @@ from ..audit.neighbours import Gallery
 from ..data.cases import Cases
 from ..files import new_file, new_folder
 from ..progress import Progress
-from .downstream import DIAGNOSIS, SEGMENTATION, DownstreamTraining, Stage
+from .downstream import DownstreamTraining, Stage
 from .features import FeatureExtractor, classifier_features
 from .mask_fit import mask_fit
+from .networks import DIAGNOSIS, SEGMENTATION
 from .realism import realism
 
 

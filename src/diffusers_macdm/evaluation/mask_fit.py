@@ -10,7 +10,7 @@ from ..data.cases import Cases
 from ..macdm.joint_sample import ANATOMY_MASK, CHANNELS, LESION_MASK
 from ..statistics.bootstrap import patient_bootstrap
 from ..statistics.measures import dice_per_case, mean_of_defined
-from .downstream import predict_masks
+from .predictions import predict_masks
 
 
 MASKS = (CHANNELS[ANATOMY_MASK], CHANNELS[LESION_MASK])  # the segmenter's channels

@@ -14,6 +14,8 @@ import torch
 if TYPE_CHECKING:
     from transformers import ResNetForImageClassification
 
+DIAGNOSIS, SEGMENTATION = "diagnosis", "segmentation"
+TASKS = (DIAGNOSIS, SEGMENTATION)  # one network each
 RESNET_34_DEPTHS = (3, 4, 6, 3)  # He et al., arXiv 1512.03385, table 1
 SEGMENTED_MASKS = 2  # anatomy and lesion
 MAX_LEVELS, LEAST_SIDE = 4, 4  # of the segmenter: times that it halves the image, and the side where it stops to

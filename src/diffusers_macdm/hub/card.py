@@ -16,7 +16,6 @@ import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import jinja2
@@ -28,6 +27,7 @@ from ..data.layout import FOLDERS
 from ..generate.run import CONTACT_SHEET_FILE, CONTACT_SHEET_PAIRS, SETTINGS_FILE, SUMMARY_FILE, weights_digest
 from ..macdm import MaCDMUNet2DModel
 from ..macdm.joint_sample import NORMAL_LABEL
+from ..statistics.proportions import wilson_interval
 
 
 NOT_RECORDED, NOT_MEASURED = "not recorded", "not measured"
@@ -265,16 +265,6 @@ def check_card(card: str, repo_type: str = "model") -> None:
     for task in tasks:
         if task not in IMAGE_TASKS:
             raise ValueError(f"{task!r} is no task of the Hub for images; allowed are {', '.join(sorted(IMAGE_TASKS))}.")
-
-
-def wilson_interval(count: int, total: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a share `count / total` (Wilson, JASA 22, 1927)."""
-    z = NormalDist().inv_cdf(0.975)
-    share = count / total
-    center = share + z**2 / (2 * total)
-    half = z * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
-    low, high = ((center + sign * half) / (1 + z**2 / total) for sign in (-1, 1))
-    return max(low, 0.0), min(high, 1.0)
 
 
 # --- facts ----------------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..audit.copies import CopyDetector, proportion
+from ..audit.copies import CopyDetector
 from ..audit.embedding import CopyEmbedding
 from ..audit.images import to_audit_size
 from ..audit.run import Radiographs, build_detector, load_radiographs, trained_on
@@ -35,22 +35,13 @@ from ..comparison.models.macdm import MaCDM
 from ..comparison.settings import TrainingBudget
 from ..data.cases import Cases
 from ..devices import available_device
-from ..evaluation.downstream import (
-    DIAGNOSIS,
-    LEARNING_RATES,
-    SEGMENTATION,
-    TASKS,
-    Budget,
-    Stage,
-    predict_probabilities,
-    train_classifier,
-    train_segmenter,
-)
+from ..evaluation.divisions import load_real
+from ..evaluation.downstream import LEARNING_RATES, Budget, Stage, train_classifier, train_segmenter
 from ..evaluation.features import FeatureExtractor, classifier_features, load_feature_extractor
 from ..evaluation.mask_fit import mask_fit
-from ..evaluation.networks import diagnosis_classifier, segmenter
+from ..evaluation.networks import DIAGNOSIS, SEGMENTATION, TASKS, diagnosis_classifier, segmenter
+from ..evaluation.predictions import predict_probabilities
 from ..evaluation.realism import Sample, quality
-from ..evaluation.rounds import load_real
 from ..files import MADE_AGAIN, begin, check_seeds, read_json, refuse_foreign, write_json
 from ..generate.run import make_pairs, pair_seed, weights_digest
 from ..hub.loading import load_pipeline, own_version
@@ -60,6 +51,7 @@ from ..macdm.joint_sample import CHANNELS, check_channel_weights, join
 from ..provenance.guard import refuse_contaminated
 from ..report.page import plain
 from ..statistics.bootstrap import patient_bootstrap
+from ..statistics.proportions import proportion
 from .page import sweep_page, value_name
 from .settings import Settings
 

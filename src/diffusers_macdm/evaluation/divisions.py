@@ -1,8 +1,7 @@
-"""Who trains, who chooses, who is tested: the rounds of an evaluation, and what must never be tested."""
+"""Divisions of the cases: who trains, who chooses, who is tested, and what must never be tested."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,12 +14,15 @@ from ..provenance.guard import MOST_NAMED, refuse_contaminated
 
 
 @dataclass(frozen=True)
-class Round:
-    """One division of the cases.
+class Division:
+    """One division of the cases into those that train, those that choose and those that are tested.
 
     Attributes:
-        name: of its folder, "split", "fold-2" or "site-NAME".
-        synthetic: pairs that may be used in it.
+        name: name of its folder, "split", "fold-2" or "site-NAME".
+        train: real cases that train.
+        validation: real cases that choose the state of a network and its threshold.
+        test: real cases that are tested, and have no other part in it.
+        synthetic: pairs that may train.
     """
 
     name: str
@@ -33,9 +35,11 @@ class Round:
 def load_real(
     data: str | Path, size: int, samples_per_class: Sequence[int] | None = None, pooled: bool = False
 ) -> tuple[dict[str, Cases], list[str]]:
-    """The splits that a real set has, `train` first, and notes on held-out cases that were left out (`leave_out_duplicates`).
+    """Return the splits that a real set has, `train` first, and notes on held-out cases that were left out.
 
     Args:
+        data: folder or Hub data set.
+        size: side in pixels that all cases are resampled to.
         samples_per_class: this many training cases of label 0, 1, ... alone (see `cases.of_each_class`).
         pooled: the splits will be divided anew, so that no film may stand twice in train either.
 
@@ -45,8 +49,10 @@ def load_real(
     """
     splits = {"train": load_cases(data, "train", size)}
     for split in HELD_OUT_SPLITS:
-        with contextlib.suppress(MissingSplit):
+        try:
             splits[split] = load_cases(data, split, size)
+        except MissingSplit:
+            continue
     # An id that stands for a case without one says nothing about another split.
     check_patients(
         {
@@ -66,11 +72,13 @@ def load_real(
 
 
 def leave_out_duplicates(splits: Mapping[str, Cases], pooled: bool = False) -> tuple[dict[str, Cases], list[str]]:
-    """Leave out what was seen before: held-out cases whose film stands in an earlier split, or before in their own, pixel by
-    pixel. Of one film under two names a network would be tested on what has trained or chosen it.
+    """Leave out held-out cases whose film stands in an earlier split, or before in their own, pixel by pixel.
+
+    Of one film under two names a network would be tested on what has trained or chosen it.
 
     Args:
-        pooled: the same within the train split.
+        splits: cases by split, in the order in which they are looked through.
+        pooled: whether to leave out films that stand twice within the train split, too.
 
     Returns:
         The splits, and a note for each that has lost cases.
@@ -97,8 +105,9 @@ def leave_out_duplicates(splits: Mapping[str, Cases], pooled: bool = False) -> t
 
 
 def load_synthetic(folder: str | Path, size: int, real_train: Cases) -> Cases:
-    """The pairs of a synthetic set. Their site is that of the real training case that each was made from, None where there is
-    none.
+    """Return the pairs of a synthetic set.
+
+    Their site is that of the real training case that each was made from, None where there is none.
 
     Raises:
         FileNotFoundError, ValueError: when it cannot be read or has a label that no real training case has.
@@ -120,8 +129,11 @@ def load_synthetic(folder: str | Path, size: int, real_train: Cases) -> Cases:
 def refuse_leaks(
     real: str | Path, splits: dict[str, Cases], synthetic_folder: str | Path, synthetic: Cases, allow_unrecorded: bool
 ) -> None:
-    """Raise `ValueError`, naming the cases, where a held-out case trained the model behind the synthetic set, or a pair was
-    made from it or is it, pixel by pixel."""
+    """Refuse held-out cases that trained the model behind the synthetic set, and pairs that are made from one or are one.
+
+    Raises:
+        ValueError: with the names of the cases.
+    """
     held_out = [split for split in HELD_OUT_SPLITS if split in splits]
     for split in held_out:
         _refuse_identical(real, split, splits[split], synthetic_folder, synthetic)
@@ -132,21 +144,21 @@ def refuse_leaks(
 
 def _refuse_identical(real, split: str, held_out: Cases, folder, synthetic: Cases) -> None:
     pairs = {image.numpy().tobytes(): name for image, name in zip(synthetic.radiographs, synthetic.names, strict=True)}
-    found = [
+    identical = [
         f"case {name!r} is synthetic pair {pairs[image.numpy().tobytes()]!r}"
         for image, name in zip(held_out.radiographs, held_out.names, strict=True)
         if image.numpy().tobytes() in pairs
     ]
-    if found:
-        more = f"; and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+    if identical:
+        more = f"; and {len(identical) - MOST_NAMED} more" if len(identical) > MOST_NAMED else ""
         raise ValueError(
-            f"The {split} split of {real} must not be measured on, {len(found)} of its radiographs are in {folder}, pixel by "
-            f"pixel: {'; '.join(found[:MOST_NAMED])}{more}."
+            f"The {split} split of {real} must not be measured on, {len(identical)} of its radiographs are in {folder}, "
+            f"pixel by pixel: {'; '.join(identical[:MOST_NAMED])}{more}."
         )
 
 
 def folds_by_patient(cases: Cases, folds: int, seed: int) -> list[list[int]]:
-    """The numbers of the cases of each fold.
+    """Return the numbers of the cases of each fold; all cases of a patient are in the same one.
 
     Raises:
         ValueError: when there are more folds than patients, or a fold would be empty.
@@ -160,8 +172,8 @@ def folds_by_patient(cases: Cases, folds: int, seed: int) -> list[list[int]]:
         ) from error
 
 
-def make_rounds(splits: dict[str, Cases], synthetic: Cases, folds: int | None, seed: int = 0) -> list[Round]:
-    """The one round of the splits as they are, or one for each fold.
+def divide(splits: dict[str, Cases], synthetic: Cases, folds: int | None, seed: int = 0) -> list[Division]:
+    """Return the division that the splits are, or one for each fold.
 
     The folds divide the held-out cases (validation and test together) by patient: fold k is the test, fold k + 1 the
     validation, the others join the training cases. So every held-out case is tested once, and no generator has seen it.
@@ -177,31 +189,31 @@ def make_rounds(splits: dict[str, Cases], synthetic: Cases, folds: int | None, s
                 f"There is no {missing} split: use --folds K, which tests the held-out cases in turn, by patient"
                 + ("." if held_out else ", or set cases apart first: there are none.")
             )
-        return [Round("split", splits["train"], splits["validation"], splits["test"], synthetic)]
+        return [Division("split", splits["train"], splits["validation"], splits["test"], synthetic)]
     if folds < 2:
         raise ValueError(f"folds={folds} is not allowed: at least 2 are needed, one to test and one to choose by.")
     if not held_out:
         raise ValueError("There is neither a validation nor a test split: no case is held out that could be tested.")
     pool = Cases.concatenate(held_out)
-    parts = folds_by_patient(pool, folds, seed)
-    rounds = []
+    members = folds_by_patient(pool, folds, seed)
+    divisions = []
     for fold in range(folds):
-        validation = (fold + 1) % folds
-        others = [index for number in range(folds) if number not in (fold, validation) for index in parts[number]]
+        choosing = (fold + 1) % folds
+        others = [index for number in range(folds) if number not in (fold, choosing) for index in members[number]]
         train = Cases.concatenate([splits["train"], pool.select(others)])
-        rounds.append(Round(f"fold-{fold}", train, pool.select(parts[validation]), pool.select(parts[fold]), synthetic))
-    return rounds
+        validation, test = pool.select(members[choosing]), pool.select(members[fold])
+        divisions.append(Division(f"fold-{fold}", train, validation, test, synthetic))
+    return divisions
 
 
-def make_site_rounds(splits: dict[str, Cases], synthetic: Cases) -> tuple[list[Round], list[str]]:
-    """A round for each site: its held-out cases are the test, and nothing of the site, nor of a patient in the test, trains or
-    chooses.
+def divide_by_site(splits: dict[str, Cases], synthetic: Cases) -> tuple[list[Division], list[str]]:
+    """Return a division for each site: its held-out cases are tested.
 
-    The other sites' validation cases choose (or, without that split, their test cases). Synthetic pairs that were made from a
-    case of the site are left out.
+    Nothing of the site, nor of a patient who is tested, trains or chooses. The other sites' validation cases choose (or,
+    without that split, their test cases). Synthetic pairs that were made from a case of the site are left out.
 
     Returns:
-        The rounds, and a note for each site that cannot be tested.
+        The divisions, and a note for each site that cannot be tested.
 
     Raises:
         ValueError: when there is no held-out case with a site.
@@ -211,7 +223,7 @@ def make_site_rounds(splits: dict[str, Cases], synthetic: Cases) -> tuple[list[R
     sites = sorted({site for site in (pool.sites if pool is not None else ()) if site is not None})
     if len(sites) < 2:
         raise ValueError(f"leave_one_site_out needs held-out cases of at least 2 sites; there are {sites or 'none'}.")
-    rounds, notes = [], []
+    divisions, notes = [], []
     for site in sites:
         test = pool.select([index for index, value in enumerate(pool.sites) if value == site])
         patients = set(test.patient_ids)
@@ -226,18 +238,18 @@ def make_site_rounds(splits: dict[str, Cases], synthetic: Cases) -> tuple[list[R
             for cases in (splits["train"], held_out[0])
         )
         pairs = synthetic.select([index for index, other in enumerate(synthetic.sites) if other != site])
-        found = Round(f"site-{site}", train, validation, test, pairs)
-        reason = _why_no_round(found, len(set(splits["train"].class_labels.tolist())))
+        division = Division(f"site-{site}", train, validation, test, pairs)
+        reason = _why_not(division, len(set(splits["train"].class_labels.tolist())))
         if reason is None:
-            rounds.append(found)
+            divisions.append(division)
         else:
             notes.append(f"Site {site!r} was not left out: {reason}.")
-    return rounds, notes
+    return divisions, notes
 
 
-def _why_no_round(found: Round, num_labels: int) -> str | None:
-    if len(set(found.train.class_labels.tolist())) < num_labels:
+def _why_not(division: Division, num_labels: int) -> str | None:
+    if len(set(division.train.class_labels.tolist())) < num_labels:
         return "the training cases of the other sites do not have every label"
-    if len(set(found.validation.has_lesion.tolist())) < 2:
+    if len(set(division.validation.has_lesion.tolist())) < 2:
         return "the validation cases of the other sites do not have both classes"
     return None

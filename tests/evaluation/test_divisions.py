@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from diffusers_macdm.data.cases import Cases, load_cases
-from diffusers_macdm.evaluation.rounds import (
+from diffusers_macdm.evaluation.divisions import (
+    divide,
+    divide_by_site,
     leave_out_duplicates,
     load_real,
     load_synthetic,
-    make_rounds,
-    make_site_rounds,
     refuse_leaks,
 )
 from diffusers_macdm.phantom import write_phantom
@@ -37,49 +37,49 @@ SYNTHETIC = replace(cases("s", 6), sites=("x", "x", None, None, "y", "y"))
 
 
 def test_the_splits_as_they_are():
-    (found,) = make_rounds(SPLITS, SYNTHETIC, None)
+    (found,) = divide(SPLITS, SYNTHETIC, None)
     assert (found.train, found.validation, found.test) == tuple(SPLITS.values()) and found.synthetic is SYNTHETIC
 
 
 @pytest.mark.parametrize("folds", [2, 5])
 def test_every_held_out_case_is_tested_once_and_no_patient_stands_on_two_sides(folds):
-    rounds = make_rounds(SPLITS, SYNTHETIC, folds)
+    divisions = divide(SPLITS, SYNTHETIC, folds)
     held_out = [*SPLITS["validation"].names, *SPLITS["test"].names]
-    assert sorted(name for part in rounds for name in part.test.names) == sorted(held_out)
-    for number, part in enumerate(rounds):
-        sides = [set(side.patient_ids) for side in (part.train, part.validation, part.test)]
+    assert sorted(name for division in divisions for name in division.test.names) == sorted(held_out)
+    for number, division in enumerate(divisions):
+        sides = [set(side.patient_ids) for side in (division.train, division.validation, division.test)]
         assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
-        assert part.validation.names == rounds[(number + 1) % folds].test.names
-        assert set(SPLITS["train"].names) <= set(part.train.names)
-        assert len(part.train) + len(part.validation) + len(part.test) == 12 + 54
+        assert division.validation.names == divisions[(number + 1) % folds].test.names
+        assert set(SPLITS["train"].names) <= set(division.train.names)
+        assert len(division.train) + len(division.validation) + len(division.test) == 12 + 54
 
 
 def test_what_a_set_without_the_splits_is_told():
     with pytest.raises(ValueError, match="no test split: use --folds K"):
-        make_rounds({"train": SPLITS["train"], "validation": SPLITS["validation"]}, SYNTHETIC, None)
+        divide({"train": SPLITS["train"], "validation": SPLITS["validation"]}, SYNTHETIC, None)
     with pytest.raises(ValueError, match="no case is held out"):
-        make_rounds({"train": SPLITS["train"]}, SYNTHETIC, 3)
+        divide({"train": SPLITS["train"]}, SYNTHETIC, 3)
     with pytest.raises(ValueError, match="folds=1"):
-        make_rounds(SPLITS, SYNTHETIC, 1)
-    assert len(make_rounds({"train": SPLITS["train"], "validation": SPLITS["validation"]}, SYNTHETIC, 4)) == 4
+        divide(SPLITS, SYNTHETIC, 1)
+    assert len(divide({"train": SPLITS["train"], "validation": SPLITS["validation"]}, SYNTHETIC, 4)) == 4
 
 
 def test_a_site_that_is_left_out_is_left_out_of_everything():
-    rounds, notes = make_site_rounds(SPLITS, SYNTHETIC)
-    assert [part.name for part in rounds] == ["site-x", "site-y"] and not notes
-    for part, site in zip(rounds, "xy", strict=True):
-        assert set(part.test.sites) == {site} and len(part.test) == (12 + 15)
-        assert site not in {*part.train.sites, *part.validation.sites, *part.synthetic.sites}
-        assert len(part.train) == 6 and len(part.validation) == 12 and len(part.synthetic) == 4
+    divisions, notes = divide_by_site(SPLITS, SYNTHETIC)
+    assert [division.name for division in divisions] == ["site-x", "site-y"] and not notes
+    for division, site in zip(divisions, "xy", strict=True):
+        assert set(division.test.sites) == {site} and len(division.test) == (12 + 15)
+        assert site not in {*division.train.sites, *division.validation.sites, *division.synthetic.sites}
+        assert len(division.train) == 6 and len(division.validation) == 12 and len(division.synthetic) == 4
 
 
 def test_a_patient_with_two_sites_does_not_train_where_one_of_them_is_tested():
     validation = replace(SPLITS["validation"], patient_ids=("c-patient-0",) * 24)  # patient of test cases of site x
     splits = {**SPLITS, "validation": validation}
-    rounds, notes = make_site_rounds(splits, SYNTHETIC)
-    assert not rounds and len(notes) == 2 and "Site 'x' was not left out: the validation cases" in notes[0]
+    divisions, notes = divide_by_site(splits, SYNTHETIC)
+    assert not divisions and len(notes) == 2 and "Site 'x' was not left out: the validation cases" in notes[0]
     with pytest.raises(ValueError, match="at least 2 sites"):
-        make_site_rounds({"train": SPLITS["train"], "test": cases("t", 9, sites=("x",))}, SYNTHETIC)
+        divide_by_site({"train": SPLITS["train"], "test": cases("t", 9, sites=("x",))}, SYNTHETIC)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ def test_a_patient_with_two_sites_does_not_train_where_one_of_them_is_tested():
 
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("rounds") / "real"
+    folder = tmp_path_factory.mktemp("divisions") / "real"
     write_phantom(folder, 8, 8, 32, 0)
     return folder
 
@@ -105,7 +105,7 @@ def synthetic_of(folder, rows_change=lambda row: row):
 
 @pytest.fixture(scope="module")
 def synthetic(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("rounds") / "synthetic"
+    folder = tmp_path_factory.mktemp("divisions") / "synthetic"
     write_phantom(folder, 4, 4, 32, 9)
     return synthetic_of(folder)
 
