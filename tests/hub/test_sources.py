@@ -111,8 +111,10 @@ PIPELINE_FILES = [
     "forward_process.py",
     "guidance.py",
     "image_processor.py",
+    "inputs.py",
     "joint_sample.py",
     "refinement.py",
+    "schedulers.py",
 ]
 
 

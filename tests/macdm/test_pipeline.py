@@ -880,6 +880,7 @@ def test_save_and_load(tmp_path):
         assert_close_to_its_size(latents, expected)
 
 
+@pytest.mark.filterwarnings("ignore:`torch_dtype` is deprecated")  # the oldest diffusers allowed has no `dtype` yet
 def test_save_and_load_half_precision(tmp_path):
     tiny_pipeline().to(torch.float16).save_pretrained(tmp_path, variant="fp16")
     loaded = MaCDMPipeline.from_pretrained(tmp_path, variant="fp16", torch_dtype=torch.float16)
@@ -899,13 +900,17 @@ def test_without_a_classifier(tmp_path):
 
 
 def test_loaded_with_another_scheduler(tmp_path):
-    tiny_pipeline().save_pretrained(tmp_path)
+    """It samples what the pipeline in memory does with the same scheduler."""
+    in_memory = tiny_pipeline()
+    in_memory.save_pretrained(tmp_path)
     scheduler = UniPCMultistepScheduler.from_pretrained(tmp_path, subfolder="scheduler")
     pipe = MaCDMPipeline.from_pretrained(tmp_path, scheduler=scheduler)
     pipe.set_progress_bar_config(disable=True)
-    pipe(**SETTINGS)
-    pipe.scheduler = HeunDiscreteScheduler.from_config(pipe.scheduler.config)
-    pipe(**SETTINGS)
+    for cls in (UniPCMultistepScheduler, HeunDiscreteScheduler):
+        pipe.scheduler = cls.from_config(pipe.scheduler.config) if type(pipe.scheduler) is not cls else pipe.scheduler
+        in_memory.scheduler = cls.from_config(in_memory.scheduler.config)
+        latents = [final_latents(p, **SETTINGS, generator=generators(0)[0])[0] for p in (pipe, in_memory)]
+        assert_close_to_its_size(*latents)
 
 
 @pytest.mark.parametrize(
@@ -932,7 +937,13 @@ def test_a_checkpoint_without_a_scheduler_takes_any(tmp_path):
     pipe.register_modules(scheduler=None)
     pipe.save_pretrained(tmp_path)
     scheduler = DDIMScheduler(beta_schedule="squaredcos_cap_v2")
-    MaCDMPipeline.from_pretrained(tmp_path, scheduler=scheduler).check_scheduler()
+    loaded = MaCDMPipeline.from_pretrained(tmp_path, scheduler=scheduler)
+    loaded.set_progress_bar_config(disable=True)
+    loaded.check_scheduler()
+    in_memory = MaCDMPipeline(pipe.unet, DDIMScheduler(beta_schedule="squaredcos_cap_v2"))
+    in_memory.set_progress_bar_config(disable=True)
+    latents = [final_latents(p, **SETTINGS, generator=generators(0)[0])[0] for p in (loaded, in_memory)]
+    assert_close_to_its_size(*latents)
 
 
 def test_signature_is_documented():

@@ -28,7 +28,6 @@ import diffusers
 import numpy as np
 import PIL.Image
 import torch
-from diffusers import SchedulerMixin
 from tqdm.auto import tqdm
 
 from ..data.dataset import UNLABELED, PairDataset
@@ -40,8 +39,8 @@ from ..hub.loading import load_pipeline, own_version
 from ..macdm import MaCDMPipeline
 from ..macdm.image_processor import mask_array, radiograph_array
 from ..macdm.joint_sample import split as split_joint_sample
-from ..macdm.pipeline import REFUSED_SCHEDULERS
 from ..macdm.refinement import refine_masks as refine_masks_of
+from ..macdm.schedulers import set_scheduler
 from ..provenance.records import TrainedOn, provenance_record
 from ..report.contact_sheet import contact_sheet, save
 from .settings import Settings
@@ -256,28 +255,6 @@ def make_again(pipe: MaCDMPipeline, row: dict, data: str | Path | None = None, s
     if name not in cases.names:
         raise ValueError(f"{data}, split {split!r}: there is no case {name!r}.")
     return make_pairs(pipe, [row], [cases[cases.names.index(name)]["joint_sample"]])[0]
-
-
-def set_scheduler(pipe: MaCDMPipeline, name: str | None) -> None:
-    """Give the pipeline the scheduler of diffusers with this class name, on the model's noise schedule; None keeps its own.
-
-    Raises:
-        ValueError: when diffusers has no such scheduler, or it cannot sample from this model.
-    """
-    if name is not None and name != type(pipe.scheduler).__name__:
-        scheduler_class = getattr(diffusers, name, None)
-        if not (isinstance(scheduler_class, type) and issubclass(scheduler_class, SchedulerMixin)):
-            raise ValueError(
-                f"scheduler={name!r} is no scheduler class of diffusers; for example DDPMScheduler, DDIMScheduler, "
-                "DPMSolverMultistepScheduler, UniPCMultistepScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler."
-            )
-        if name in REFUSED_SCHEDULERS:
-            raise ValueError(f"{name} cannot sample from this model: {REFUSED_SCHEDULERS[name]}.")
-        try:
-            pipe.scheduler = scheduler_class.from_config(pipe.scheduler.config)
-        except Exception as error:  # schedulers of other processes fail on the configuration in many ways
-            raise ValueError(f"scheduler={name!r} cannot take over the noise schedule of this model: {error}") from error
-    pipe.check_scheduler()
 
 
 def weights_digest(module: torch.nn.Module) -> str:

@@ -1,14 +1,23 @@
-"""Guidance as pure functions around the noise prediction; no scheduler and no sampler is touched.
+"""Guidance as pure functions around the noise prediction, and `GuidedDenoiser`, which composes them around a network.
 
 Every function works on the *noise* prediction of the sample that the network sees (`scheduler.scale_model_input(x, t)`),
-in float32. Other prediction types are converted before and after (`forward_process.noise_of`, `prediction_of`).
+in float32. `GuidedDenoiser` converts other prediction types before and after (`noise_of`, `prediction_of`).
+
+Why this is none of the `guiders/` of diffusers: they combine several predictions of one network, classifier-free guidance and
+its relatives. The guidance of MaC-DM adds the gradient of another network, which they have no place for, and needs the noise
+level to do so; and they are marked as experimental.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
+
+from .forward_process import ForwardProcess, noise_of, prediction_of
+from .joint_sample import signal_weights
 
 
 def classifier_gradient(
@@ -67,3 +76,141 @@ def in_guidance_interval(timestep: float, num_train_timesteps: int, guidance_int
     """
     low, high = guidance_interval
     return low <= float(timestep) / (num_train_timesteps - 1) <= high
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Kinds and strengths of guidance; they add up. The defaults are off.
+
+    Attributes:
+        guidance_scale: Scale of classifier guidance; 0 is off.
+        guidance_interval: Noise levels at which guidance of any kind acts; see `in_guidance_interval`.
+        classifier_free_guidance_scale: Scale of classifier-free guidance; 1 is off.
+        autoguidance_scale: Scale of autoguidance; 1 is off.
+    """
+
+    guidance_scale: float = 0.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    classifier_free_guidance_scale: float = 1.0
+    autoguidance_scale: float = 1.0
+
+    def __post_init__(self):
+        if not 0 <= self.guidance_scale < math.inf:
+            raise ValueError(f"guidance_scale={self.guidance_scale} is not allowed: 0 is off, larger is stronger.")
+        for name in ("classifier_free_guidance_scale", "autoguidance_scale"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)} is not allowed: a finite number, 1 is off.")
+        interval = self.guidance_interval
+        if not isinstance(interval, Sequence) or len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1:
+            raise ValueError(f"guidance_interval={interval} is not allowed: (lo, hi) with 0 <= lo <= hi <= 1.")
+
+    @property
+    def is_on(self) -> bool:
+        return (self.guidance_scale, self.classifier_free_guidance_scale, self.autoguidance_scale) != (0, 1, 1)
+
+
+@dataclass(frozen=True)
+class GuidedDenoiser:
+    """The denoiser with guidance around it: sample, timesteps and labels -> prediction and learned variance.
+
+    Attributes:
+        unet: `MaCDMUNet2DModel`.
+        process: The process that the sampler integrates.
+        prediction_type: Type of the prediction of `unet` and `weak_unet`; see `forward_process.noise_of`.
+        guidance: Kinds and strengths of guidance.
+        guidance_classifier: `GuidanceClassifier`, needed for `guidance_scale` other than 0.
+        weak_unet: An early snapshot of the denoiser, needed for `autoguidance_scale` other than 1.
+    """
+
+    unet: torch.nn.Module
+    process: ForwardProcess
+    prediction_type: str = "epsilon"
+    guidance: Guidance = Guidance()
+    guidance_classifier: torch.nn.Module | None = None
+    weak_unet: torch.nn.Module | None = None
+
+    def __post_init__(self):
+        """Refuse guidance by a network that is not there, or that was not trained on what the denoiser was trained on."""
+        scale, classifier, unet, weak_unet = (
+            self.guidance.guidance_scale,
+            self.guidance_classifier,
+            self.unet,
+            self.weak_unet,
+        )
+        if scale != 0 and classifier is None:
+            raise ValueError(
+                f"guidance_scale={scale} needs a guidance_classifier, which this pipeline lacks: train one with "
+                "training/train_guidance_classifier.py, or set guidance_scale=0."
+            )
+        # A class that only one of the two knows would be steered towards nothing, or towards the null label.
+        if scale != 0 and classifier.config.get("num_classes") not in (None, unet.num_classes):
+            raise ValueError(
+                f"The guidance_classifier knows {classifier.config.num_classes} classes and the unet "
+                f"{unet.num_classes}: they must be the same."
+            )
+        if scale != 0 and _weighting(classifier) != _weighting(unet):
+            raise ValueError(
+                f"The guidance_classifier was trained with {_weighting(classifier)} and the unet with "
+                f"{_weighting(unet)} (channel weights, mask weighting): both must be fed alike."
+            )
+        scale = self.guidance.autoguidance_scale
+        if scale != 1 and weak_unet is None:
+            raise ValueError(
+                f"autoguidance_scale={scale} needs a weak_unet (an early snapshot of the denoiser), which "
+                "this pipeline lacks; set autoguidance_scale=1 to switch it off."
+            )
+        if scale != 1 and signal_weights(weak_unet.config) != signal_weights(unet.config):
+            raise ValueError(
+                f"The weak_unet was trained with {_weighting(weak_unet)} and the unet with {_weighting(unet)} "
+                "(channel weights, mask weighting): their noisy samples are not the same."
+            )
+
+    def __call__(
+        self, model_input: torch.Tensor, t: torch.Tensor | float, class_labels: torch.Tensor, **timesteps
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Predict, guided where `t` lies in the interval.
+
+        Args:
+            model_input: `[B, C, H, W]`, the sample that the network sees.
+            t: noise level of the channels that are sampled, a timestep.
+            class_labels: int64 `[B]`; the null label stands for "not known".
+            timesteps: `timestep` and, for the masks, `mask_timestep`, as the networks take them (0 for a given channel).
+
+        Returns:
+            The prediction and, where the network has one, the learned variance `v`; each float32 `[B, C, H, W]`.
+        """
+        prediction, variance = _predict(self.unet, model_input, class_labels, timesteps)
+        guidance = self.guidance
+        if not guidance.is_on or not in_guidance_interval(t, self.process.num_timesteps, guidance.guidance_interval):
+            return prediction, variance
+
+        abar = self.process.alphas_cumprod_at(t)
+        eps = noise_of(prediction, model_input, abar, self.prediction_type)  # [B, C, H, W]
+        # Each kind of guidance is an addition to the prediction, so they can be used together.
+        shift = torch.zeros_like(eps)  # [B, C, H, W]
+        if guidance.classifier_free_guidance_scale != 1:
+            null_labels = torch.full_like(class_labels, self.unet.null_class_label)
+            unconditional = self._noise(self.unet, model_input, null_labels, abar, timesteps)
+            shift += classifier_free_guided_noise(eps, unconditional, guidance.classifier_free_guidance_scale) - eps
+        if guidance.autoguidance_scale != 1:
+            weak = self._noise(self.weak_unet, model_input, class_labels, abar, timesteps)
+            shift += autoguided_noise(eps, weak, guidance.autoguidance_scale) - eps
+        if guidance.guidance_scale != 0:
+            gradient = classifier_gradient(self.guidance_classifier, model_input, class_labels, **timesteps)
+            shift += classifier_guided_noise(eps, gradient, abar, guidance.guidance_scale) - eps
+        return prediction_of(eps + shift, model_input, abar, self.prediction_type), variance
+
+    def _noise(self, unet, model_input, class_labels, abar, timesteps) -> torch.Tensor:
+        prediction, _ = _predict(unet, model_input, class_labels, timesteps)
+        return noise_of(prediction, model_input, abar, self.prediction_type)
+
+
+def _predict(unet, model_input, class_labels, timesteps) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Prediction `[B, C, H, W]` and, where the network has one, the learned variance `[B, C, H, W]`; float32."""
+    labels = {} if unet.config.num_class_embeds is None else {"class_labels": class_labels}
+    output = unet(model_input.to(unet.dtype), **timesteps, **labels).sample.float()  # [B, C or 2C, H, W]
+    return tuple(output.chunk(2, dim=1)) if unet.learned_variance else (output, None)
+
+
+def _weighting(model) -> tuple:
+    return tuple(model.config.channel_weights), model.config.mask_weighting

@@ -212,3 +212,20 @@ def _to_tensor(value, name: str, size: int) -> torch.Tensor:
             f"[H, W], [B, H, W] or [B, H, W, 1], tensors [H, W], [B, H, W] or [B, 1, H, W] (PIL images are resampled)."
         )
     return tensor[:, None]
+
+
+def check_same_sizes(**images) -> None:
+    """Raise `ValueError` when PIL images of one case differ in size.
+
+    They are padded and resampled one by one: of different sizes they would not lie on each other.
+    """
+    sizes = {}
+    for name, value in images.items():
+        for item in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(item, PIL.Image.Image):
+                sizes.setdefault(item.size, name)
+    if len(sizes) > 1 and len(set(sizes.values())) > 1:
+        raise ValueError(
+            f"{', '.join(f'{name} has {w}x{h}' for (w, h), name in sizes.items())} pixels; a radiograph and its masks must "
+            "have the same size."
+        )

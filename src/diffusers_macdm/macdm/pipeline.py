@@ -2,75 +2,40 @@
 
 from __future__ import annotations
 
-import inspect
-import math
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
 
 import numpy as np
 import PIL.Image
 import torch
-from diffusers import DDPMParallelScheduler, DDPMScheduler, DiffusionPipeline, ModelMixin, PNDMScheduler
+from diffusers import DDPMScheduler, DiffusionPipeline, ModelMixin
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.configuration_utils import FrozenDict
 from diffusers.utils import BaseOutput, logging
 from diffusers.utils.torch_utils import randn_tensor
 
-from .forward_process import PREDICTION_TYPES, ForwardProcess, noise_of, prediction_of
-from .guidance import (
-    autoguided_noise,
-    classifier_free_guided_noise,
-    classifier_gradient,
-    classifier_guided_noise,
-    in_guidance_interval,
+from .forward_process import ForwardProcess
+from .guidance import Guidance, GuidedDenoiser
+from .image_processor import OUTPUT_TYPES, to_output
+from .inputs import Case, common_batch_size, given_channels, label_tensor
+from .joint_sample import CHANNELS, RADIOGRAPH, from_signal, split, to_signal
+from .refinement import refine_batch
+from .schedulers import (
+    TrainedSchedule,
+    begin_index,
+    check_output,
+    check_process,
+    keep_values,
+    step_arguments,
+    takes_learned_variance,
+    traits,
 )
-from .image_processor import OUTPUT_TYPES, masks_from, radiographs_from, to_output
-from .joint_sample import (
-    ANATOMY_MASK,
-    CHANNELS,
-    LESION_MASK,
-    NORMAL_LABEL,
-    RADIOGRAPH,
-    from_signal,
-    signal_weights,
-    split,
-    to_signal,
-)
-from .refinement import refine_mask, refine_masks
 
 
 logger = logging.get_logger("diffusers.macdm.pipeline")
 
-# Schedulers with the right tables (`betas`, `alphas_cumprod`) that cannot sample from this model all the same.
-REFUSED_SCHEDULERS = {
-    "LCMScheduler": "it needs a network distilled for consistency",
-    "TCDScheduler": "it needs a network distilled for consistency",
-    "SCMScheduler": "it needs a network distilled for consistency",
-    "DDIMInverseScheduler": "it runs from the image to noise",
-    "DPMSolverMultistepInverseScheduler": "it runs from the image to noise",
-    "DPMSolverSDEScheduler": "it draws its noise outside of `generator`, so no sample could be made again",
-    "RePaintScheduler": "it takes further arguments in every step; give the known channels to the pipeline instead",
-    "UnCLIPScheduler": "it has a process of its own for image embeddings",
-    "CogVideoXDDIMScheduler": "it has a process of its own for video",
-    "CogVideoXDPMScheduler": "it has a process of its own for video",
-    "DDPMWuerstchenScheduler": "it has a process of its own with continuous timesteps",
-}
-
-# Of `from_pretrained`, what says where a checkpoint is: the same for each of its files.
+# Arguments of `from_pretrained` that say where a checkpoint is: the same for each of its files.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision")
-
-NOISE_SCHEDULE_KEYS = (
-    "num_train_timesteps",
-    "beta_start",
-    "beta_end",
-    "beta_schedule",
-    "trained_betas",
-    "rescale_betas_zero_snr",
-    "prediction_type",
-)
 
 
 @dataclass
@@ -118,13 +83,10 @@ class MaCDMPipeline(DiffusionPipeline):
         weak_unet: ModelMixin | None = None,
     ):
         super().__init__()
-        # `OtherScheduler.from_config(pipe.scheduler.config)` drops every value listed in `_use_default_values` in favour
-        # of the *other* class's defaults, betas included. The values the denoiser was trained with are no such defaults.
-        if scheduler is not None and scheduler.config.get("_use_default_values"):
-            scheduler._internal_dict = FrozenDict({**scheduler.config, "_use_default_values": []})
+        if scheduler is not None:
+            keep_values(scheduler)
         self.register_modules(unet=unet, scheduler=scheduler, guidance_classifier=guidance_classifier, weak_unet=weak_unet)
-        self._trained_alphas_cumprod = getattr(scheduler, "alphas_cumprod", None)
-        self._trained_prediction_type = scheduler.config.get("prediction_type") if scheduler is not None else None
+        self._trained = TrainedSchedule.of(scheduler)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
@@ -141,10 +103,7 @@ class MaCDMPipeline(DiffusionPipeline):
         replaced = kwargs.get("scheduler") is not None
         if replaced and cls.load_config(pretrained_model_name_or_path, **where).get("scheduler", [None])[0] is not None:
             config = DDPMScheduler.load_config(pretrained_model_name_or_path, subfolder="scheduler", **where)
-            # The noise schedules of all schedulers that this pipeline takes follow from the same keys.
-            own = DDPMScheduler(**{key: config[key] for key in NOISE_SCHEDULE_KEYS if key in config})
-            pipe._trained_alphas_cumprod = own.alphas_cumprod
-            pipe._trained_prediction_type = own.config.prediction_type
+            pipe._trained = TrainedSchedule.from_config(config)
             pipe.check_scheduler()
         return pipe
 
@@ -233,150 +192,71 @@ class MaCDMPipeline(DiffusionPipeline):
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
 
-        # 1. Check, and bring what is given into one form.
-        _check_same_sizes(image=image, anatomy_mask=anatomy_mask, lesion_mask=lesion_mask)
-        guided = guidance_scale != 0 or classifier_free_guidance_scale != 1 or autoguidance_scale != 1
-        process = self.check_scheduler(guided)
-        size = self.unet.config.sample_size
-        given = {}
-        if image is not None:
-            given[RADIOGRAPH] = radiographs_from(image, "image", size)
-        if anatomy_mask is not None:
-            given[ANATOMY_MASK] = masks_from(anatomy_mask, "anatomy_mask", size, keep_small=False)
-        if lesion_mask is not None:
-            given[LESION_MASK] = masks_from(lesion_mask, "lesion_mask", size, keep_small=True)
-        self.check_inputs(
-            given,
-            strength,
-            num_inference_steps,
-            guidance_scale,
-            guidance_interval,
-            classifier_free_guidance_scale,
-            autoguidance_scale,
-            class_labels,
-            output_type,
-            callback_on_step_end_tensor_inputs,
-        )
-        labels = self._check_labels(class_labels)
-        batch_size = self._batch_size(labels, given, generator, latents)
-        labels = labels.expand(batch_size)  # [B]
+        # 1. Check what is asked for, and bring it into one form.
+        guidance = Guidance(guidance_scale, guidance_interval, classifier_free_guidance_scale, autoguidance_scale)
+        process = self.check_scheduler(guidance.is_on)
+        given = given_channels(image, anatomy_mask, lesion_mask, self.unet.config.sample_size)  # [B or 1, 1, H, W] each
+        callback_inputs = callback_on_step_end_tensor_inputs
+        self.check_inputs(given, strength, num_inference_steps, class_labels, guidance, output_type, callback_inputs)
+        prediction_type = self.scheduler.config.prediction_type
+        networks = (self.guidance_classifier, self.weak_unet)
+        denoiser = GuidedDenoiser(self.unet, process, prediction_type, guidance, *networks)
+        labels = label_tensor(class_labels, self.unet.null_class_label)
+        batch_size = common_batch_size(labels, given, generator, latents)
+        labels = labels.expand(batch_size).to(self._execution_device)  # [B]
 
-        device = self._execution_device
-        labels = labels.to(device)
-        given = {c: tensor.expand(batch_size, -1, -1, -1).to(device) for c, tensor in given.items()}
+        # 2. The joint sample as far as it is known, and its noise.
+        case = self.prepare_case(given, batch_size, strength)
+        noise = self.prepare_latents(batch_size, generator, latents)  # [B, 3, H, W]
 
-        # 2. The clean joint sample as far as it is known, and its noise.
-        clean = torch.zeros(batch_size, len(CHANNELS), size, size, device=device)  # [B, 3, H, W]
-        for channel, tensor in given.items():
-            clean[:, channel] = tensor[:, 0] * 2 - 1
-        clean = to_signal(clean, self.unet.config)
-        noise = self.prepare_latents(batch_size, size, generator, latents, device)  # [B, 3, H, W]
-
-        # 3. Timesteps, and where to start.
-        self.scheduler.set_timesteps(num_inference_steps, device=device)  # anew: multistep solvers keep state
-        timesteps = self.scheduler.timesteps
-        if _steps_back_evenly(self.scheduler) and self._num_train_timesteps % num_inference_steps:
-            logger.warning(
-                f"{type(self.scheduler).__name__} steps back by {self._num_train_timesteps} // num_inference_steps, whatever "
-                f"its timesteps are: num_inference_steps={num_inference_steps} does not divide {self._num_train_timesteps} "
-                "and is slightly wrong (the more so the larger it is); 25, 50, 100 or 250 are right."
-            )
+        # 3. Timesteps, and the noisy sample to start from.
+        timesteps = self.prepare_timesteps(num_inference_steps, strength)
         if strength is None:
-            kept = sorted(given)
-            sample = noise * self.scheduler.init_noise_sigma
+            latents = noise * self.scheduler.init_noise_sigma
         else:
-            kept = []
-            begin = self._begin_index(strength, num_inference_steps)
-            timesteps = timesteps[begin:]
-            if hasattr(self.scheduler, "set_begin_index"):
-                self.scheduler.set_begin_index(begin)
-            sample = self.scheduler.add_noise(clean, noise, timesteps[:1].expand(batch_size))
-        is_kept = torch.zeros(len(CHANNELS), dtype=torch.bool, device=device)
-        is_kept[kept] = True
-        is_kept = is_kept[:, None, None]  # [3, 1, 1]
-        image_kept = RADIOGRAPH in kept
-        masks_kept = ANATOMY_MASK in kept and LESION_MASK in kept
+            latents = self.scheduler.add_noise(case.clean, noise, timesteps[:1].expand(batch_size))
 
         # 4. Denoise.
-        latents = sample
-        prediction_type = self.scheduler.config.prediction_type
-        step_arguments = self._step_arguments(generator, eta)
-        self._interrupt = False
-        self._num_timesteps = len(timesteps)
+        further = step_arguments(self.scheduler, generator=generator, eta=eta)
+        self._interrupt, self._num_timesteps = False, len(timesteps)
         with self.progress_bar(total=len(timesteps)) as progress_bar:
             for i, t in enumerate(timesteps):
                 if self.interrupt:
                     continue
-                abar = process.alphas_cumprod_at(t)
-                model_input = self.scheduler.scale_model_input(latents, t)  # [B, 3, H, W]
-                if kept:
-                    # A channel whose timestep is 0 is fed clean; a lone mask shares its timestep with the generated one.
-                    at_zero = torch.tensor([image_kept, masks_kept, masks_kept], device=device)[:, None, None]
-                    at_level = abar**0.5 * clean + (1 - abar) ** 0.5 * noise
-                    model_input = torch.where(is_kept, torch.where(at_zero, clean, at_level), model_input)
-                conditions = {"timestep": torch.zeros_like(t) if image_kept else t}
-                if image_kept or masks_kept:
-                    conditions["mask_timestep"] = torch.zeros_like(t) if masks_kept else t
-
-                prediction, variance = self._predict(self.unet, model_input, labels, conditions)
-                if guided and in_guidance_interval(t, process.num_timesteps, guidance_interval):
-                    eps = noise_of(prediction, model_input, abar, prediction_type)
-                    # Each kind of guidance is an addition to the prediction, so they can be used together.
-                    shift = torch.zeros_like(eps)
-                    if classifier_free_guidance_scale != 1:
-                        null_labels = torch.full_like(labels, self.unet.null_class_label)
-                        other, _ = self._predict(self.unet, model_input, null_labels, conditions)
-                        other = noise_of(other, model_input, abar, prediction_type)
-                        shift += classifier_free_guided_noise(eps, other, classifier_free_guidance_scale) - eps
-                    if autoguidance_scale != 1:
-                        other, _ = self._predict(self.weak_unet, model_input, labels, conditions)
-                        other = noise_of(other, model_input, abar, prediction_type)
-                        shift += autoguided_noise(eps, other, autoguidance_scale) - eps
-                    if guidance_scale != 0:
-                        gradient = classifier_gradient(self.guidance_classifier, model_input, labels, **conditions)
-                        shift += classifier_guided_noise(eps, gradient, abar, guidance_scale) - eps
-                    prediction = prediction_of(eps + shift, model_input, abar, prediction_type)
-
-                # The learned variance goes on to DDPM alone: other schedulers would take it for further channels.
-                if variance is not None and i == len(timesteps) - 1:
-                    # The last step ends at the clean sample, so no noise is added. DDPM leaves it out at t = 0 alone, where
-                    # `timestep_spacing="trailing"` does not end; the lower bound of the variance is 0 there.
-                    variance = torch.full_like(variance, -1.0)
-                output = prediction if variance is None else torch.cat([prediction, variance], dim=1)
-                latents = self.scheduler.step(output, t, latents, **step_arguments, return_dict=False)[0]
+                model_input, conditions = self.prepare_model_input(latents, t, case, noise, process)
+                prediction, variance = denoiser(model_input, t, labels, **conditions)  # [B, 3, H, W] each
+                output = self.scheduler_input(prediction, variance, is_last=i == len(timesteps) - 1)
+                latents = self.scheduler.step(output, t, latents, **further, return_dict=False)[0]  # [B, 3, H, W]
 
                 if callback_on_step_end is not None:
                     tensors = {"latents": latents, "class_labels": labels}
-                    chosen = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                    changed = callback_on_step_end(self, i, t, chosen) or {}
+                    changed = callback_on_step_end(self, i, t, {name: tensors[name] for name in callback_inputs}) or {}
                     latents = changed.pop("latents", latents)
                     labels = changed.pop("class_labels", labels)
                 progress_bar.update()
 
         # 5. Back to images and masks.
-        joint_sample = from_signal(torch.where(is_kept, clean, latents), self.unet.config)
-        images, anatomy_masks, lesion_masks = (channel[:, None] for channel in split(joint_sample))  # [B, 1, H, W]
-        if image_kept:
-            images = given[RADIOGRAPH].clone()  # to the last bit
-        anatomy_masks, lesion_masks = (anatomy_masks >= 0.5).float(), (lesion_masks >= 0.5).float()
-        label_list = [label if label < self.unet.num_classes else None for label in labels.tolist()]
-        if refine_masks:
-            anatomy_masks, lesion_masks = _refine(anatomy_masks, lesion_masks, label_list, kept)
-
+        fields = self.decode(latents, case, labels, refine_masks, output_type)
         self.maybe_free_model_hooks()
-        fields = (*(to_output(x, output_type) for x in (images, anatomy_masks, lesion_masks)), label_list)
         return MaCDMPipelineOutput(*fields) if return_dict else fields
+
+    def check_scheduler(self, guided: bool = False) -> ForwardProcess:
+        """Return the process that the scheduler integrates.
+
+        Raises:
+            ValueError: when the scheduler cannot sample from this model, with its name and the reason.
+        """
+        process = check_process(self.scheduler, self._trained, guided)
+        check_output(self.scheduler, self.unet)
+        return process
 
     def check_inputs(
         self,
         given: dict[int, torch.Tensor],
         strength: float | None,
         num_inference_steps: int,
-        guidance_scale: float,
-        guidance_interval: tuple[float, float],
-        classifier_free_guidance_scale: float,
-        autoguidance_scale: float,
         class_labels,
+        guidance: Guidance,
         output_type: str,
         callback_on_step_end_tensor_inputs: Sequence[str],
     ) -> None:
@@ -397,55 +277,14 @@ class MaCDMPipeline(DiffusionPipeline):
                 f"This model was trained without a timestep for the masks (mask_timestep=False) and cannot keep what is "
                 f"given: {', '.join(names)}. Generate pairs, or use strength."
             )
-        if not isinstance(num_inference_steps, Integral) or not 1 <= num_inference_steps <= self._num_train_timesteps:
+        num_train_timesteps = self.scheduler.config.num_train_timesteps
+        if not isinstance(num_inference_steps, Integral) or not 1 <= num_inference_steps <= num_train_timesteps:
             raise ValueError(
                 f"num_inference_steps={num_inference_steps} is not allowed: a whole number from 1 to "
-                f"{self._num_train_timesteps} (the training timesteps)."
+                f"{num_train_timesteps} (the training timesteps)."
             )
-        if not 0 <= guidance_scale < math.inf:
-            raise ValueError(f"guidance_scale={guidance_scale} is not allowed: 0 is off, larger is stronger.")
-        for name, scale in (
-            ("classifier_free_guidance_scale", classifier_free_guidance_scale),
-            ("autoguidance_scale", autoguidance_scale),
-        ):
-            if not math.isfinite(scale):
-                raise ValueError(f"{name}={scale} is not allowed: a finite number, 1 is off.")
-        if (
-            not isinstance(guidance_interval, Sequence)
-            or len(guidance_interval) != 2
-            or not 0 <= guidance_interval[0] <= guidance_interval[1] <= 1
-        ):
-            raise ValueError(f"guidance_interval={guidance_interval} is not allowed: (lo, hi) with 0 <= lo <= hi <= 1.")
-        if guidance_scale != 0 and self.guidance_classifier is None:
-            raise ValueError(
-                f"guidance_scale={guidance_scale} needs a guidance_classifier, which this pipeline lacks: train one with "
-                "training/train_guidance_classifier.py, or set guidance_scale=0."
-            )
-        # A class that only one of the two knows would be steered towards nothing, or towards the null label.
-        if guidance_scale != 0 and self.guidance_classifier.config.get("num_classes") not in (None, self.unet.num_classes):
-            raise ValueError(
-                f"The guidance_classifier knows {self.guidance_classifier.config.num_classes} classes and the unet "
-                f"{self.unet.num_classes}: they must be the same."
-            )
-        if guidance_scale != 0 and _weighting(self.guidance_classifier) != _weighting(self.unet):
-            raise ValueError(
-                f"The guidance_classifier was trained with {_weighting(self.guidance_classifier)} and the unet with "
-                f"{_weighting(self.unet)} (channel weights, mask weighting): both must be fed alike."
-            )
-        if autoguidance_scale != 1 and self.weak_unet is None:
-            raise ValueError(
-                f"autoguidance_scale={autoguidance_scale} needs a weak_unet (an early snapshot of the denoiser), which "
-                "this pipeline lacks; set autoguidance_scale=1 to switch it off."
-            )
-        if autoguidance_scale != 1 and signal_weights(self.weak_unet.config) != signal_weights(self.unet.config):
-            raise ValueError(
-                f"The weak_unet was trained with {_weighting(self.weak_unet)} and the unet with {_weighting(self.unet)} "
-                "(channel weights, mask weighting): their noisy samples are not the same."
-            )
-        for name, scale, off in (
-            ("guidance_scale", guidance_scale, 0),
-            ("classifier_free_guidance_scale", classifier_free_guidance_scale, 1),
-        ):
+        for name, off in (("guidance_scale", 0), ("classifier_free_guidance_scale", 1)):
+            scale = getattr(guidance, name)
             if scale != off and class_labels is None:
                 raise ValueError(f"{name}={scale} steers towards a label: give class_labels, or set it to {off} (off).")
         if output_type not in OUTPUT_TYPES:
@@ -456,71 +295,20 @@ class MaCDMPipeline(DiffusionPipeline):
                 f"callback_on_step_end_tensor_inputs has {sorted(unknown)}; allowed are {self._callback_tensor_inputs}."
             )
 
-    def check_scheduler(self, guided: bool = False) -> ForwardProcess:
-        """Return the process that the scheduler integrates, or raise `ValueError` with the scheduler's name and why it
-        cannot sample from this model."""
-        scheduler = self.scheduler
-        name, config = type(scheduler).__name__, scheduler.config
-        if name in REFUSED_SCHEDULERS:
-            raise ValueError(f"{name} cannot sample from this model: {REFUSED_SCHEDULERS[name]}.")
-        if getattr(scheduler, "alphas_cumprod", None) is None or getattr(scheduler, "betas", None) is None:
-            raise ValueError(
-                f"{name} cannot sample from this model: it does not integrate the variance-preserving process "
-                "(betas, alphas_cumprod) that the denoiser was trained on."
-            )
-        prediction_type = config.get("prediction_type", "epsilon")
-        if prediction_type not in PREDICTION_TYPES or config.get("use_flow_sigmas"):
-            raise ValueError(
-                f"{name} with prediction_type={prediction_type!r}, use_flow_sigmas={config.get('use_flow_sigmas')} cannot "
-                f"sample from this model: allowed prediction types are {', '.join(PREDICTION_TYPES)}, without flow sigmas."
-            )
-        if self._trained_prediction_type not in (None, prediction_type):
-            raise ValueError(
-                f"{name} has prediction_type={prediction_type!r}, the denoiser was trained with "
-                f"{self._trained_prediction_type!r}: make it with {name}.from_config(pipe.scheduler.config)."
-            )
-        trained, current = self._trained_alphas_cumprod, scheduler.alphas_cumprod
-        if trained is not None and (
-            trained.shape != current.shape or not torch.allclose(trained.cpu(), current.cpu(), rtol=1e-3, atol=1e-6)
-        ):
-            raise ValueError(
-                f"{name} has another noise schedule than the denoiser was trained with: make it with "
-                f"{name}.from_config(pipe.scheduler.config)."
-            )
-        process = ForwardProcess.from_scheduler(scheduler)
-        if process.alphas_cumprod[-1] == 0 and (guided or prediction_type != "v_prediction"):
-            raise ValueError(
-                f"{name} with rescale_betas_zero_snr=True starts at pure noise, where the noise prediction says nothing "
-                "about the sample: it works unguided with prediction_type='v_prediction' alone."
-            )
-        largest = max(signal_weights(self.unet.config) or [1.0])
-        clips = config.get("clip_sample") and config.get("clip_sample_range", 1.0)
-        if clips and clips < largest:
-            raise ValueError(
-                f"{name} with clip_sample=True, clip_sample_range={clips} would cut off the clean sample, which reaches "
-                f"{largest} (channel_weights with mask_weighting='signal'): use clip_sample_range={largest}."
-            )
-        if self._takes_variance and not self.unet.learned_variance:
-            raise ValueError(
-                f"{name} has variance_type={config.variance_type!r}, but the network has no learned variance "
-                f"(out_channels={self.unet.config.out_channels}): use variance_type='fixed_small'."
-            )
-        if isinstance(scheduler, (DDPMScheduler, DDPMParallelScheduler)) and config.variance_type == "learned":
-            raise ValueError(
-                f"{name} has variance_type='learned', but the network predicts the interpolation between the bounds "
-                "(Improved DDPM eq. 15): use variance_type='learned_range'."
-            )
-        return process
+    def prepare_case(self, given: dict[int, torch.Tensor], batch_size: int, strength: float | None) -> Case:
+        """Join what is given to the clean joint sample; with `strength` it is where sampling starts, else it is kept."""
+        device, size = self._execution_device, self.unet.config.sample_size
+        given = {c: tensor.expand(batch_size, -1, -1, -1).to(device) for c, tensor in given.items()}
+        clean = torch.zeros(batch_size, len(CHANNELS), size, size, device=device)  # [B, 3, H, W]
+        for channel, tensor in given.items():
+            clean[:, channel] = tensor[:, 0] * 2 - 1
+        return Case(to_signal(clean, self.unet.config), given, frozenset(given if strength is None else ()))
 
     def prepare_latents(
-        self,
-        batch_size: int,
-        size: int,
-        generator: torch.Generator | list[torch.Generator] | None,
-        latents: torch.Tensor | None,
-        device: torch.device,
+        self, batch_size: int, generator: torch.Generator | list[torch.Generator] | None, latents: torch.Tensor | None
     ) -> torch.Tensor:
-        """Standard normal noise `[B, 3, H, W]`, float32: `latents`, or drawn from `generator`."""
+        """Return standard normal noise `[B, 3, H, W]`, float32: `latents`, or drawn from `generator`."""
+        size, device = self.unet.config.sample_size, self._execution_device
         shape = (batch_size, len(CHANNELS), size, size)
         if latents is None:
             return randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
@@ -528,133 +316,59 @@ class MaCDMPipeline(DiffusionPipeline):
             raise ValueError(f"latents has shape {tuple(latents.shape)}; this call needs {shape}.")
         return latents.to(device, torch.float32)
 
-    @property
-    def _num_train_timesteps(self) -> int:
-        return self.scheduler.config.num_train_timesteps
-
-    @property
-    def _takes_variance(self) -> bool:
-        """Whether the scheduler's step uses the learned variance: others ignore it, broadcast it or slice it off."""
-        is_ddpm = isinstance(self.scheduler, (DDPMScheduler, DDPMParallelScheduler))
-        return is_ddpm and self.scheduler.config.variance_type == "learned_range"
-
-    def _predict(self, unet, model_input, labels, conditions) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Prediction `[B, 3, H, W]` and, for a scheduler that uses it, the learned variance `[B, 3, H, W]`; float32."""
-        if unet.config.num_class_embeds is not None:
-            conditions = {**conditions, "class_labels": labels}
-        output = unet(model_input.to(unet.dtype), **conditions).sample.float()  # [B, 3 or 6, H, W]
-        if not unet.learned_variance:
-            return output, None
-        prediction, variance = output.chunk(2, dim=1)
-        return prediction, variance if self._takes_variance else None
-
-    def _check_labels(self, class_labels) -> torch.Tensor:
-        """Labels -> `[B]` int64 with the null label for "not known"; refuses others than the trained ones."""
-        null_label = self.unet.null_class_label
-        if class_labels is None:
-            return torch.tensor([null_label or 0])
-        if isinstance(class_labels, (torch.Tensor, np.ndarray)):
-            class_labels = class_labels.tolist()
-        if not isinstance(class_labels, Sequence):
-            class_labels = [class_labels]
-        if null_label is None:
-            raise ValueError(f"class_labels={class_labels} were given to a model that was trained without classes.")
-        try:  # whatever can stand for a whole number: also numpy's integers and single tensors
-            labels = [null_label if label is None else operator.index(label) for label in class_labels]
-        except TypeError:
-            labels = []
-        if not labels or not all(0 <= label <= null_label for label in labels):
-            raise ValueError(
-                f"class_labels={class_labels} is not allowed: whole numbers from 0 to {null_label - 1}, "
-                f"or {null_label} (None) for not known."
+    def prepare_timesteps(self, num_inference_steps: int, strength: float | None) -> torch.Tensor:
+        """Set the scheduler to its timesteps and return those to visit; `strength` leaves out the first ones."""
+        scheduler, num_train_timesteps = self.scheduler, self.scheduler.config.num_train_timesteps
+        scheduler.set_timesteps(num_inference_steps, device=self._execution_device)  # anew: multistep solvers keep state
+        if traits(scheduler).steps_back_evenly and num_train_timesteps % num_inference_steps:
+            logger.warning(
+                f"{type(scheduler).__name__} steps back by {num_train_timesteps} // num_inference_steps, whatever "
+                f"its timesteps are: num_inference_steps={num_inference_steps} does not divide {num_train_timesteps} "
+                "and is slightly wrong (the more so the larger it is); 25, 50, 100 or 250 are right."
             )
-        return torch.tensor(labels)
+        if strength is None:
+            return scheduler.timesteps
+        begin = begin_index(scheduler, strength, num_inference_steps)
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(begin)
+        return scheduler.timesteps[begin:]
 
-    def _batch_size(self, labels, given, generator, latents) -> int:
-        """The common number of samples; whatever there is once is used for all of them."""
-        counts = {"class_labels": len(labels)}
-        counts |= {CHANNELS[channel]: len(tensor) for channel, tensor in given.items()}
-        generators = generator if isinstance(generator, list) else [generator]
-        if not all(item is None or isinstance(item, torch.Generator) for item in generators):
-            raise ValueError(f"generator={generator} is not allowed: a torch.Generator or a list of them, one for each sample.")
-        if isinstance(generator, list):
-            counts["generator"] = len(generator)
-        if latents is not None:
-            counts["latents"] = len(latents)
-        batch_size = max(counts.values())
-        wrong = {name: count for name, count in counts.items() if count not in (1, batch_size)}
-        if wrong or (isinstance(generator, list) and len(generator) != batch_size):
-            raise ValueError(
-                f"The numbers of samples do not agree: {', '.join(f'{n} {c}' for n, c in counts.items())}. Each must be "
-                f"1 or {batch_size}, a list of generators exactly {batch_size}."
-            )
-        return batch_size
+    def prepare_model_input(
+        self, latents: torch.Tensor, t: torch.Tensor, case: Case, noise: torch.Tensor, process: ForwardProcess
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return what the networks are fed at level `t`: the sample `[B, 3, H, W]`, and its timesteps by their names."""
+        model_input = self.scheduler.scale_model_input(latents, t)  # [B, 3, H, W]
+        image_kept, masks_kept = case.image_kept, case.masks_kept
+        if case.kept:
+            # A channel whose timestep is 0 is fed clean; a lone mask shares its timestep with the generated one.
+            abar = process.alphas_cumprod_at(t)
+            at_zero = torch.tensor([image_kept, masks_kept, masks_kept], device=latents.device)[:, None, None]
+            at_level = abar**0.5 * case.clean + (1 - abar) ** 0.5 * noise  # [B, 3, H, W]
+            model_input = torch.where(case.is_kept, torch.where(at_zero, case.clean, at_level), model_input)
+        timesteps = {"timestep": torch.zeros_like(t) if image_kept else t}
+        if image_kept or masks_kept:
+            timesteps["mask_timestep"] = torch.zeros_like(t) if masks_kept else t
+        return model_input, timesteps
 
-    def _begin_index(self, strength: float, num_inference_steps: int) -> int:
-        """Index of the first timestep of the schedule that is at or below the level `Z = strength * T`.
+    def scheduler_input(self, prediction: torch.Tensor, variance: torch.Tensor | None, is_last: bool) -> torch.Tensor:
+        """Join the learned variance to the prediction for a scheduler that uses it: `[B, 3 or 6, H, W]`."""
+        # It goes on to DDPM alone: other schedulers would take it for further channels.
+        if variance is None or not takes_learned_variance(self.scheduler):
+            return prediction
+        if is_last:
+            # The last step ends at the clean sample, so no noise is added. DDPM leaves it out at t = 0 alone, where
+            # `timestep_spacing="trailing"` does not end; the lower bound of the variance is 0 there.
+            variance = torch.full_like(variance, -1.0)
+        return torch.cat([prediction, variance], dim=1)
 
-        Second-order schedulers visit each timestep twice; sampling must begin at the first visit.
-        """
-        if isinstance(self.scheduler, PNDMScheduler):
-            raise ValueError(
-                f"{type(self.scheduler).__name__} cannot start from a real case: its warm-up steps are those of pure noise; "
-                "use another scheduler."
-            )
-        order = self.scheduler.order
-        levels = self.scheduler.timesteps[::order].double()
-        allowed = (levels <= strength * self._num_train_timesteps).nonzero()
-        if not len(allowed):
-            raise ValueError(
-                f"strength={strength} lies below the lowest level of the schedule with "
-                f"num_inference_steps={num_inference_steps}: use more steps, or a strength of at least "
-                f"{levels.min().item() / self._num_train_timesteps:.4f}."
-            )
-        return int(allowed[0]) * order
-
-    def _step_arguments(self, generator, eta: float) -> dict[str, Any]:
-        """`generator` and `eta` for the schedulers whose step takes them."""
-        accepted = inspect.signature(self.scheduler.step).parameters
-        return {name: value for name, value in {"generator": generator, "eta": eta}.items() if name in accepted}
-
-
-def _steps_back_evenly(scheduler) -> bool:
-    """Whether `step` goes from t to t - T // n instead of to the next timestep of the schedule."""
-    return type(scheduler).__name__.startswith(("DDIM", "DDPM"))
-
-
-def _check_same_sizes(**given) -> None:
-    """PIL images are padded and resampled one by one: of different sizes they would not lie on each other."""
-    sizes = {}
-    for name, value in given.items():
-        for item in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(item, PIL.Image.Image):
-                sizes.setdefault(item.size, name)
-    if len(sizes) > 1 and len(set(sizes.values())) > 1:
-        raise ValueError(
-            f"{', '.join(f'{name} has {w}x{h}' for (w, h), name in sizes.items())} pixels; a radiograph and its masks must "
-            "have the same size."
-        )
-
-
-def _weighting(model) -> tuple:
-    return tuple(model.config.channel_weights), model.config.mask_weighting
-
-
-def _refine(anatomy_masks, lesion_masks, labels, kept) -> tuple[torch.Tensor, torch.Tensor]:
-    """Refine the generated masks, `[B, 1, H, W]` in {0, 1}; masks that were given are kept as they are."""
-    pairs = []
-    for anatomy, lesion, label in zip(
-        anatomy_masks.cpu().bool().numpy(), lesion_masks.cpu().bool().numpy(), labels, strict=True
-    ):
-        anatomy, lesion = anatomy[0], lesion[0]
-        if ANATOMY_MASK in kept and LESION_MASK in kept:
-            pass
-        elif LESION_MASK in kept:
-            anatomy = refine_mask(anatomy) | lesion
-        elif ANATOMY_MASK in kept:
-            lesion = np.zeros_like(lesion) if label == NORMAL_LABEL else refine_mask(lesion & anatomy) & anatomy
-        else:
-            anatomy, lesion = refine_masks(anatomy, lesion, label)
-        pairs.append(np.stack([anatomy, lesion]))
-    refined = torch.from_numpy(np.stack(pairs)).to(anatomy_masks)  # [B, 2, H, W]
-    return refined[:, :1], refined[:, 1:]
+    def decode(self, latents: torch.Tensor, case: Case, labels: torch.Tensor, refine_masks: bool, output_type: str) -> tuple:
+        """Turn `[B, 3, H, W]` into radiographs, refined masks and labels: the fields of [`MaCDMPipelineOutput`]."""
+        joint_sample = from_signal(torch.where(case.is_kept, case.clean, latents), self.unet.config)
+        images, anatomy_masks, lesion_masks = (channel[:, None] for channel in split(joint_sample))  # [B, 1, H, W]
+        if case.image_kept:
+            images = case.given[RADIOGRAPH].clone()  # to the last bit
+        anatomy_masks, lesion_masks = (anatomy_masks >= 0.5).float(), (lesion_masks >= 0.5).float()
+        label_list = [label if label < self.unet.num_classes else None for label in labels.tolist()]
+        if refine_masks:
+            anatomy_masks, lesion_masks = refine_batch(anatomy_masks, lesion_masks, label_list, case.kept)
+        return (*(to_output(x, output_type) for x in (images, anatomy_masks, lesion_masks)), label_list)

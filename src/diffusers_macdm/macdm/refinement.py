@@ -1,12 +1,14 @@
-"""What is done to generated masks after sampling (MaC-DM, arXiv 2311.13688, segmentation refinement)."""
+"""Refinement of generated masks after sampling (MaC-DM, arXiv 2311.13688, segmentation refinement)."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection, Sequence
 
 import numpy as np
+import torch
 
-from .joint_sample import NORMAL_LABEL
+from .joint_sample import ANATOMY_MASK, LESION_MASK, NORMAL_LABEL
 
 
 # Components smaller than this share of the mask's largest one are specks; generated lesions are a few connected pixels,
@@ -54,3 +56,32 @@ def refine_mask(mask: np.ndarray) -> np.ndarray:
     areas = np.bincount(components.ravel())
     areas[0] = 0  # the outside
     return (areas >= SPECK_SHARE * areas.max())[components]
+
+
+def refine_batch(
+    anatomy_masks: torch.Tensor, lesion_masks: torch.Tensor, class_labels: Sequence[int | None], kept: Collection[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Refine the generated masks of a batch; masks that were given are kept as they are.
+
+    Args:
+        anatomy_masks, lesion_masks: `[B, 1, H, W]` in {0, 1}.
+        class_labels: `[B]`, None for "not known".
+        kept: channels of the joint sample that were given.
+
+    Returns:
+        The masks in the same form.
+    """
+    pairs = []
+    masks = torch.cat([anatomy_masks, lesion_masks], dim=1).cpu().bool().numpy()  # [B, 2, H, W]
+    for (anatomy, lesion), label in zip(masks, class_labels, strict=True):
+        if ANATOMY_MASK in kept and LESION_MASK in kept:
+            pass
+        elif LESION_MASK in kept:
+            anatomy = refine_mask(anatomy) | lesion
+        elif ANATOMY_MASK in kept:
+            lesion = np.zeros_like(lesion) if label == NORMAL_LABEL else refine_mask(lesion & anatomy) & anatomy
+        else:
+            anatomy, lesion = refine_masks(anatomy, lesion, label)
+        pairs.append(np.stack([anatomy, lesion]))
+    refined = torch.from_numpy(np.stack(pairs)).to(anatomy_masks)  # [B, 2, H, W]
+    return refined[:, :1], refined[:, 1:]

@@ -1,0 +1,109 @@
+"""Inputs of one call of the pipeline, brought into one form: channels, labels, and how many samples they are for."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .image_processor import check_same_sizes, masks_from, radiographs_from
+from .joint_sample import ANATOMY_MASK, CHANNELS, LESION_MASK, RADIOGRAPH
+
+
+@dataclass(frozen=True)
+class Case:
+    """Everything that is known of the joint samples before they are sampled.
+
+    Attributes:
+        clean: `[B, 3, H, W]`, as the forward process noises it; means nothing in a channel that is not known.
+        given: `[B, 1, H, W]` in [0, 1] by channel.
+        kept: Channels that keep what is given; the others are sampled.
+    """
+
+    clean: torch.Tensor
+    given: dict[int, torch.Tensor]
+    kept: frozenset[int]
+
+    @property
+    def image_kept(self) -> bool:
+        return RADIOGRAPH in self.kept
+
+    @property
+    def masks_kept(self) -> bool:
+        return ANATOMY_MASK in self.kept and LESION_MASK in self.kept
+
+    @property
+    def is_kept(self) -> torch.Tensor:
+        """Bool `[3, 1, 1]`, to be used as a mask of joint samples."""
+        return torch.tensor([c in self.kept for c in range(len(CHANNELS))], device=self.clean.device)[:, None, None]
+
+
+def given_channels(image, anatomy_mask, lesion_mask, size: int) -> dict[int, torch.Tensor]:
+    """Bring what is given into one form: `[B, 1, H, W]` in [0, 1] by channel, `size` pixels wide and high."""
+    check_same_sizes(image=image, anatomy_mask=anatomy_mask, lesion_mask=lesion_mask)
+    given = {}
+    if image is not None:
+        given[RADIOGRAPH] = radiographs_from(image, "image", size)
+    if anatomy_mask is not None:
+        given[ANATOMY_MASK] = masks_from(anatomy_mask, "anatomy_mask", size, keep_small=False)
+    if lesion_mask is not None:
+        given[LESION_MASK] = masks_from(lesion_mask, "lesion_mask", size, keep_small=True)
+    return given
+
+
+def label_tensor(class_labels, null_label: int | None) -> torch.Tensor:
+    """Bring labels into one form: int64 `[B]` with the null label for "not known".
+
+    Args:
+        class_labels: a label or some, `None` for "not known"; `None` alone is a batch of one.
+        null_label: of the model, one above its class labels; None for a model that was trained without classes.
+
+    Raises:
+        ValueError: for labels that the model was not trained with.
+    """
+    if class_labels is None:
+        return torch.tensor([null_label or 0])
+    if isinstance(class_labels, (torch.Tensor, np.ndarray)):
+        class_labels = class_labels.tolist()
+    if not isinstance(class_labels, Sequence):
+        class_labels = [class_labels]
+    if null_label is None:
+        raise ValueError(f"class_labels={class_labels} were given to a model that was trained without classes.")
+    try:  # whatever can stand for a whole number: also numpy's integers and single tensors
+        labels = [null_label if label is None else operator.index(label) for label in class_labels]
+    except TypeError:
+        labels = []
+    if not labels or not all(0 <= label <= null_label for label in labels):
+        raise ValueError(
+            f"class_labels={class_labels} is not allowed: whole numbers from 0 to {null_label - 1}, "
+            f"or {null_label} (None) for not known."
+        )
+    return torch.tensor(labels)
+
+
+def common_batch_size(labels: torch.Tensor, given: dict[int, torch.Tensor], generator, latents) -> int:
+    """Return the common number of samples; whatever there is once is used for all of them.
+
+    Raises:
+        ValueError: when the numbers do not agree.
+    """
+    counts = {"class_labels": len(labels)}
+    counts |= {CHANNELS[channel]: len(tensor) for channel, tensor in given.items()}
+    generators = generator if isinstance(generator, list) else [generator]
+    if not all(item is None or isinstance(item, torch.Generator) for item in generators):
+        raise ValueError(f"generator={generator} is not allowed: a torch.Generator or a list of them, one for each sample.")
+    if isinstance(generator, list):
+        counts["generator"] = len(generator)
+    if latents is not None:
+        counts["latents"] = len(latents)
+    batch_size = max(counts.values())
+    wrong = {name: count for name, count in counts.items() if count not in (1, batch_size)}
+    if wrong or (isinstance(generator, list) and len(generator) != batch_size):
+        raise ValueError(
+            f"The numbers of samples do not agree: {', '.join(f'{n} {c}' for n, c in counts.items())}. Each must be "
+            f"1 or {batch_size}, a list of generators exactly {batch_size}."
+        )
+    return batch_size
