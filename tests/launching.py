@@ -1,6 +1,5 @@
 """Starts the training scripts: as users do, in a process of their own, or in this one, which saves the imports."""
 
-import importlib
 import json
 import os
 import signal
@@ -13,9 +12,14 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 
+from diffusers_macdm.parsing import parse
+from diffusers_macdm.training import classifier, denoiser
+from diffusers_macdm.training.settings import ClassifierSettings, DenoiserSettings
+
 
 TRAINING = Path(__file__).resolve().parents[1] / "training"
-sys.path.insert(0, str(TRAINING))
+MODULES = {"train_macdm": denoiser, "train_guidance_classifier": classifier}
+SETTINGS = {"train_macdm": DenoiserSettings, "train_guidance_classifier": ClassifierSettings}
 
 TINY = {
     "resolution": 32,
@@ -93,20 +97,24 @@ def launch_and_kill(script: str, log: Path, checkpoints: Path, **values) -> int:
 
 def run_here(monkeypatch, script: str, **values) -> None:
     """The script's `main`, in this process, on the CPU."""
-    module = importlib.import_module(script)
     monkeypatch.setattr(sys, "argv", [script, *options(**{**TINY, **TINY_OF[script], **values})])
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     reset_accelerate()
     try:
-        module.main()
+        MODULES[script].main()
     finally:
         reset_accelerate()
 
 
 def resolve_here(script: str, **values):
     """What the script would do, without doing it."""
-    module = importlib.import_module(script)
-    return module.resolve(module.parse_args(options(**{**TINY, **TINY_OF[script], **values})))
+    return MODULES[script].resolve(settings_of(script, **values))
+
+
+def settings_of(script: str, **values):
+    """The settings of the script's tiny run with these options."""
+    words = options(**{**TINY, **TINY_OF[script], **values})
+    return parse(SETTINGS[script], words, script, underscores=True)
 
 
 def read_log(path: Path) -> list[dict]:

@@ -27,6 +27,7 @@ TEMPORARY_SUFFIX = ".tmp"
 def new_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path; what is written there becomes `path` at the end, and goes when an error is raised."""
     temporary = _temporary_name(path)
+    temporary.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield temporary
         temporary.replace(path)
@@ -47,9 +48,21 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def scratch_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder inside `folder`, for parts that are renamed from there into their places; it goes at the end."""
+    temporary = _temporary_name(folder / "parts")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def replace_folder(source: Path, target: Path) -> None:
     """Rename the folder `source` to `target`; what stood there is moved aside first and deleted afterwards."""
-    aside = _temporary_name(target.with_name(f"{target.name}.old"))
+    aside = target.with_name(f"{target.name}.old{TEMPORARY_SUFFIX}")
     shutil.rmtree(aside, ignore_errors=True)
     if target.exists():
         target.rename(aside)  # renamed, not deleted: a kill in the middle of deleting leaves a folder that looks whole

@@ -28,6 +28,7 @@ class Progress:
     def __init__(self, total: int, description: str, unit: str = "step", initial: int = 0, show: bool = True):
         self.total, self.description, self.unit, self.initial = total, description, unit, initial
         self.count = initial
+        self._note = ""
         on_terminal = show and sys.stderr.isatty()
         self._bar = tqdm(total=total, initial=initial, desc=description, unit=unit, leave=False) if on_terminal else None
         self._prints = show and not on_terminal
@@ -55,12 +56,19 @@ class Progress:
             self._printed = now
             print(self.line(now - self._started), file=sys.stderr, flush=True)
 
+    def note(self, text: str) -> None:
+        """Show a few words behind the count, "loss 0.1234" say, from now on."""
+        self._note = text
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+
     def line(self, seconds: float) -> str:
         """The line of a log after so many seconds: "generate: 120 of 500 pairs, 2.0 pairs/s, 3 min left"."""
         rate = (self.count - self.initial) / max(seconds, 1e-9)
         each = f"{rate:.1f} {self.unit}s/s" if rate >= 1 else f"{1 / max(rate, 1e-9):.1f} s/{self.unit}"
         left = (self.total - self.count) / max(rate, 1e-9)
-        return f"{self.description}: {self.count} of {self.total} {self.unit}s, {each}, {duration(left)} left"
+        note = f", {self._note}" if self._note else ""
+        return f"{self.description}: {self.count} of {self.total} {self.unit}s, {each}, {duration(left)} left{note}"
 
     def close(self) -> None:
         """Remove the bar."""

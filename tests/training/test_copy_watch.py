@@ -1,4 +1,4 @@
-"""training/copy_watch.py: what an audit measures, which state is kept, and whole trainings with it."""
+"""What an audit measures, which state is kept, and whole trainings with it."""
 
 import json
 import shutil
@@ -13,16 +13,15 @@ from launching import (  # puts training/ on the path
     read_log,
     resolve_here,
     run_here,
+    settings_of,
     temporary_files,
 )
 
-import copy_watch
-import train_macdm
-import training_utils
 from diffusers_macdm import MaCDMPipeline
+from diffusers_macdm.training import checkpoints, copy_watch, denoiser
 
 
-QUICK = {"audit_embedding_steps": 2, "audit_samples": 2, "audit_cases": 4, "ddpm_num_inference_steps": 2}
+QUICK = {"embedding_steps": 2, "audit_samples": 2, "audit_cases": 4, "ddpm_num_inference_steps": 2}
 WATCHED = {**QUICK, "max_train_steps": 6, "audit_steps": 2, "checkpointing_steps": 3, "validation_steps": 100}
 
 
@@ -47,15 +46,14 @@ def without_validation(phantom, tmp_path):
 def audited(phantom):
     """An audit of an untrained network, and what it was made of."""
     resolved = resolve_here("train_macdm", train_data_dir=phantom, seed=3, audit_steps=1, **QUICK)
-    args = train_macdm.parse_args([])
-    vars(args).update(resolved["configuration"]["arguments"])
+    args = settings_of("train_macdm", train_data_dir=phantom, seed=3, audit_steps=1, **QUICK)
     audit = copy_watch.CopyAudit(args, resolved["dataset"], resolved["validation"], torch.device("cpu"))
     torch.manual_seed(0)
     unet = resolved["unet"]
     with torch.no_grad():
         for parameter in unet.parameters():  # its last layer starts at zero
             parameter.add_(0.02 * torch.randn_like(parameter))
-    pipeline = train_macdm.build_pipeline(args, unet.train(), None, None)
+    pipeline = denoiser.build_pipeline(args, unet.train(), None, None)
     random_state = torch.get_rng_state()
     result = audit(pipeline, 7)
     assert torch.equal(torch.get_rng_state(), random_state) and unet.training
@@ -171,7 +169,7 @@ def test_the_best_state_goes_with_the_checkpoints(audited, tmp_path):
     [
         ({"audit_steps": -1}, "--audit_steps -1 is not allowed"),
         ({"audit_samples": 0}, "--audit_samples 0 is not allowed"),
-        ({"audit_embedding_steps": 0}, "--audit_embedding_steps 0 is not allowed"),
+        ({"embedding_steps": 0}, "--embedding_steps 0 is not allowed"),
         ({"audit_steps": 5, "max_copy_rate": 1.5}, "--max_copy_rate 1.5 is not allowed"),
         ({"max_copy_rate": 0.2}, "--max_copy_rate 0.2 has no effect with --audit_steps 0"),
         ({"audit_steps": 5, "stop_above_max_copy_rate": True}, "no effect without --max_copy_rate"),
@@ -202,8 +200,7 @@ def test_validation_images_that_are_training_images_are_no_comparison(phantom, t
     shutil.rmtree(data / "validation")
     shutil.copytree(data / "train", data / "validation")
     resolved = resolve_here("train_macdm", train_data_dir=data, audit_steps=1, max_copy_rate=0.2)
-    args = train_macdm.parse_args([])
-    vars(args).update(resolved["configuration"]["arguments"])
+    args = settings_of("train_macdm", train_data_dir=data, audit_steps=1, max_copy_rate=0.2)
     with pytest.raises(ValueError, match="--max_copy_rate 0.2 cannot be held: 0 of 10 validation images are neither"):
         copy_watch.build_audit(args, resolved["dataset"], resolved["validation"], torch.device("cpu"))
 
@@ -265,7 +262,7 @@ def test_stops_above_the_rate_and_ends_with_the_state_before(monkeypatch, phanto
         weak_unet_step=5,
     )
     assert [audit["step"] for audit in read_log(tmp_path / "audit_log.jsonl")] == [2, 4]
-    assert [path.name for path in training_utils.list_checkpoints(tmp_path)] == ["checkpoint-3"]
+    assert [path.name for path in checkpoints.list_checkpoints(tmp_path)] == ["checkpoint-3"]
     audit = json.loads((tmp_path / "training_config.json").read_text())["audit"]
     assert audit["kept"]["step"] == 2 and audit["last"]["step"] == 4
     assert_same_weights(tmp_path / "unet", tmp_path / "best" / "unet")
@@ -276,7 +273,7 @@ def test_no_allowed_state_writes_no_pipeline(monkeypatch, phantom, tmp_path):
     with pytest.raises(ValueError, match="none of the audited states has a copy rate of at most --max_copy_rate 0.2"):
         run_with_rates(monkeypatch, [0.5, 0.4, 0.3], train_data_dir=phantom, output_dir=tmp_path)
     assert not (tmp_path / "model_index.json").exists() and not (tmp_path / "best").exists()
-    assert [path.name for path in training_utils.list_checkpoints(tmp_path)] == ["checkpoint-3", "checkpoint-6"]
+    assert [path.name for path in checkpoints.list_checkpoints(tmp_path)] == ["checkpoint-3", "checkpoint-6"]
     assert json.loads((tmp_path / "training_config.json").read_text())["audit"]["kept"] is None
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from launching import assert_same_checkpoint, assert_same_weights, read_log, resolve_here, run_here, temporary_files
 
-import train_guidance_classifier
-import training_utils
 from diffusers_macdm import GuidanceClassifier, MaCDMPipeline
 from diffusers_macdm.macdm.forward_process import ForwardProcess
+from diffusers_macdm.training import classifier as classifier_training
+from diffusers_macdm.training import networks
+from diffusers_macdm.training.settings import ClassifierSettings
 
 
 def test_killed_and_resumed_gives_the_weights_of_an_uninterrupted_run(classifier_run, resumed_classifier_run):
@@ -95,9 +96,9 @@ def test_unlabeled_cases_do_not_count(phantom, tmp_path):
     resolved = resolve_here("train_guidance_classifier", train_data_dir=data)
     dataset, classifier = resolved["dataset"], resolved["classifier"].eval()
     assert classifier.config.num_classes == 2
-    args = train_guidance_classifier.parse_args([])
-    process = ForwardProcess.from_scheduler(training_utils.training_scheduler(args))
-    loss = train_guidance_classifier.classification_loss(args, process, classifier.config)
+    args = ClassifierSettings()
+    process = ForwardProcess.from_scheduler(networks.training_scheduler(args))
+    loss = classifier_training.classification_loss(args, process, classifier.config)
     batch = torch.utils.data.default_collate([dataset[i] for i in range(4)])
     unlabeled = batch["class_label"] == 2
     assert unlabeled.sum() == 1
@@ -115,9 +116,9 @@ def test_unlabeled_cases_do_not_count(phantom, tmp_path):
 def test_the_loss_falls_on_one_batch(phantom):
     resolved = resolve_here("train_guidance_classifier", train_data_dir=phantom)
     dataset, classifier = resolved["dataset"], resolved["classifier"]
-    args = train_guidance_classifier.parse_args([])
-    process = ForwardProcess.from_scheduler(training_utils.training_scheduler(args))
-    loss = train_guidance_classifier.classification_loss(args, process, classifier.config)
+    args = ClassifierSettings()
+    process = ForwardProcess.from_scheduler(networks.training_scheduler(args))
+    loss = classifier_training.classification_loss(args, process, classifier.config)
     batch = torch.utils.data.default_collate([dataset[i] for i in range(10)])
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=3e-3)
     losses = []

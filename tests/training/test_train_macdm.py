@@ -1,5 +1,6 @@
 """training/train_macdm.py, launched as users launch it; variants in this process."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -22,14 +23,14 @@ from launching import (  # puts training/ on the path
 from original_unet import Original
 from PIL import Image
 
-import diffusers_macdm.macdm.unet
-import train_macdm
-import training_utils
 from diffusers_macdm import GuidanceClassifier, MaCDMPipeline, MaCDMUNet2DModel
+from diffusers_macdm.conversion import plain_unet
 from diffusers_macdm.macdm.forward_process import ForwardProcess
 from diffusers_macdm.macdm.joint_sample import ANATOMY_MASK, CHANNELS, LESION_MASK, RADIOGRAPH
 from diffusers_macdm.provenance.guard import contaminated_cases
 from diffusers_macdm.provenance.records import TrainedOn
+from diffusers_macdm.training import denoiser, networks
+from diffusers_macdm.training.settings import DenoiserSettings
 
 
 def sample(folder, **arguments):
@@ -154,13 +155,17 @@ def test_two_processes(phantom, tmp_path):
     sample(folder)
 
 
-def test_dry_run_prints_one_json_object_and_writes_nothing(phantom, tmp_path):
-    result = launch("train_macdm", train_data_dir=phantom, output_dir=tmp_path / "model", dry_run=True)
+def test_dry_run_prints_a_page_and_writes_what_is_asked_for_alone(phantom, tmp_path):
+    record = tmp_path / "record.json"
+    values = {"train_data_dir": phantom, "output_dir": tmp_path / "model", "dry_run": True, "dry_run_file": record}
+    result = launch("train_macdm", **values)
     assert result.returncode == 0, result.stderr
-    configuration = json.loads(result.stdout)
+    assert "cases to train on: 6 of label 0, 4 of label 1" in result.stdout and len(result.stdout.splitlines()) < 15
+    configuration = json.loads(record.read_text())
+    assert not set(configuration["data"]["cases"]) & set(result.stdout.split())  # the page names no case
     assert configuration["arguments"]["resolution"] == configuration["unet"]["sample_size"] == 32
     assert configuration["tasks"] == {"pairs": 0.7, "masks_to_image": 0.15, "image_to_masks": 0.15}
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [record]
 
 
 def test_a_refusal_is_one_sentence(phantom, tmp_path):
@@ -305,7 +310,7 @@ def test_starts_from_a_plain_unet(phantom, tmp_path, monkeypatch):
     ).eval()
     plain.save_pretrained(tmp_path / "plain")
     messages = []
-    monkeypatch.setattr(diffusers_macdm.macdm.unet.logger, "warning", messages.append)  # it does not reach caplog
+    monkeypatch.setattr(plain_unet.logger, "warning", messages.append)  # it does not reach caplog
     resolved = resolve_here("train_macdm", train_data_dir=phantom, pretrained_unet=tmp_path / "plain", patch_size=1)
     assert len(messages) == 1 and "mask channels 1 -> 3 initialised to zero" in messages[0]
     unet = resolved["unet"].eval()
@@ -401,13 +406,11 @@ class Recorder(torch.nn.Module):
 
 
 def denoising_loss(phantom, **values):
-    args = train_macdm.parse_args([])
+    args = dataclasses.replace(DenoiserSettings(), **values)
     resolved = resolve_here("train_macdm", train_data_dir=phantom, **values)
-    for name, value in values.items():
-        setattr(args, name, value)
-    process = ForwardProcess.from_scheduler(training_utils.training_scheduler(args))
+    process = ForwardProcess.from_scheduler(networks.training_scheduler(args))
     unet = resolved["unet"]
-    return train_macdm.denoising_loss(args, process, unet.config, None), unet, resolved["dataset"]
+    return denoiser.denoising_loss(args, process, unet.config, None), unet, resolved["dataset"]
 
 
 @pytest.mark.parametrize(

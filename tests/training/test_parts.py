@@ -1,4 +1,4 @@
-"""training/training_utils.py, part by part."""
+"""The parts of the trainings: averages, checkpoints, records."""
 
 import json
 import math
@@ -10,7 +10,8 @@ import torch
 from accelerate import Accelerator
 from launching import reset_accelerate, run_here
 
-import training_utils
+from diffusers_macdm import files
+from diffusers_macdm.training import averages, checkpoints, loop, records
 
 
 @pytest.fixture
@@ -25,21 +26,21 @@ def test_averages_are_means_over_what_applies(accelerator):
     rng = np.random.default_rng(0)
     values = rng.normal(size=(5, 8))
     values[rng.random((5, 8)) < 0.4] = np.nan
-    averages = training_utils.Averages()
+    means = averages.Averages()
     for row in values:
-        averages.add({"a": torch.tensor(row), "never": torch.full((8,), math.nan), "scalar": torch.tensor(row).nansum()})
-    read = averages.read(accelerator)
+        means.add({"a": torch.tensor(row), "never": torch.full((8,), math.nan), "scalar": torch.tensor(row).nansum()})
+    read = means.read(accelerator)
     assert set(read) == {"a", "scalar"}
     assert read["a"] == pytest.approx(np.nanmean(values), rel=1e-5)
     assert read["scalar"] == pytest.approx(np.nansum(values, axis=1).mean(), rel=1e-5)
-    averages.add({"a": torch.ones(1)})
-    assert averages.read(accelerator) == {"a": 1.0}  # reading starts anew
+    means.add({"a": torch.ones(1)})
+    assert means.read(accelerator) == {"a": 1.0}  # reading starts anew
 
 
 def test_by_quartile():
     values = torch.arange(8.0)
     timesteps = torch.tensor([0, 249, 250, 499, 500, 749, 750, 999])
-    quartiles = training_utils.by_quartile("loss", values, timesteps, 1000)
+    quartiles = averages.by_quartile("loss", values, timesteps, 1000)
     assert list(quartiles) == [f"loss/q{q}" for q in range(4)]
     for q in range(4):
         applies = ~quartiles[f"loss/q{q}"].isnan()
@@ -57,14 +58,14 @@ def test_checkpoints_are_listed_by_number_and_only_complete_ones(tmp_path):
         "checkpoint-x",
     ):
         (tmp_path / name).mkdir()
-    names = [path.name for path in training_utils.list_checkpoints(tmp_path)]
+    names = [path.name for path in checkpoints.list_checkpoints(tmp_path)]
     assert names == ["checkpoint-9", "checkpoint-10", "checkpoint-100"]
-    assert training_utils.list_checkpoints(tmp_path / "missing") == []
+    assert checkpoints.list_checkpoints(tmp_path / "missing") == []
 
 
 def test_seed_step_is_a_function_of_its_arguments():
     def drawn(*key):
-        training_utils.seed_step(*key)
+        loop.seed_step(*key)
         return torch.randn(4)
 
     first = drawn(0, 5, 0)
@@ -76,11 +77,11 @@ def test_seed_step_is_a_function_of_its_arguments():
 
 def test_write_json_is_atomic(tmp_path):
     path = tmp_path / "new" / "a.json"
-    training_utils.write_json(path, {"a": 1})
+    files.write_json(path, {"a": 1})
     with pytest.raises(TypeError):
-        training_utils.write_json(path, {"a": object()})
+        files.write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1}
-    training_utils.write_json(path, {"a": 2})
+    files.write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 2} and [p.name for p in path.parent.iterdir()] == ["a.json"]
 
 
@@ -91,7 +92,7 @@ def test_replace_folder(tmp_path):
         temporary.mkdir()
         (temporary / content).write_text(content)
         (tmp_path / "target.old.tmp").mkdir(exist_ok=True)  # of a run that was killed here
-        training_utils.replace_folder(temporary, target)
+        files.replace_folder(temporary, target)
         assert [path.name for path in target.iterdir()] == [content]
         assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
@@ -99,15 +100,15 @@ def test_replace_folder(tmp_path):
 def test_truncated_log_drops_later_and_torn_lines(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
-    training_utils.truncate_log(path, 2)
+    checkpoints.truncate_log(path, 2)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
 def test_the_limit_never_deletes_the_checkpoint_just_written(tmp_path, accelerator):
     for step in (4, 8, 12):  # 8 and 12 are of before the run went back to 4
-        training_utils.write_json(tmp_path / f"checkpoint-{step}" / "progress.json", {"step": step})
-    training_utils.save_checkpoint(accelerator, tmp_path, 6, total_limit=1)
-    assert [path.name for path in training_utils.list_checkpoints(tmp_path)] == [
+        files.write_json(tmp_path / f"checkpoint-{step}" / "progress.json", {"step": step})
+    checkpoints.save_checkpoint(accelerator, tmp_path, 6, total_limit=1)
+    assert [path.name for path in checkpoints.list_checkpoints(tmp_path)] == [
         "checkpoint-6",
         "checkpoint-8",
         "checkpoint-12",
@@ -117,25 +118,25 @@ def test_the_limit_never_deletes_the_checkpoint_just_written(tmp_path, accelerat
 def test_resume_options(tmp_path):
     args = SimpleNamespace(resume_from_checkpoint=None)
     finished = tmp_path / "model_index.json"
-    assert training_utils.prepare_output(args, finished, tmp_path) is None
+    assert checkpoints.prepare_output(args, finished, tmp_path) is None
     for step in (9, 10):
-        training_utils.write_json(tmp_path / f"checkpoint-{step}" / "progress.json", {"step": step})
+        files.write_json(tmp_path / f"checkpoint-{step}" / "progress.json", {"step": step})
     with pytest.raises(FileExistsError, match="checkpoint-9 is the result of an earlier run"):
-        training_utils.prepare_output(args, finished, tmp_path)
+        checkpoints.prepare_output(args, finished, tmp_path)
     args.resume_from_checkpoint = "latest"
-    assert training_utils.prepare_output(args, finished, tmp_path) == tmp_path / "checkpoint-10"
+    assert checkpoints.prepare_output(args, finished, tmp_path) == tmp_path / "checkpoint-10"
     args.resume_from_checkpoint = str(tmp_path / "checkpoint-9")
-    assert training_utils.prepare_output(args, finished, tmp_path) == tmp_path / "checkpoint-9"
+    assert checkpoints.prepare_output(args, finished, tmp_path) == tmp_path / "checkpoint-9"
     # Into a new folder: a fork of that run.
-    assert training_utils.prepare_output(args, tmp_path / "fork" / "x", tmp_path / "fork") == tmp_path / "checkpoint-9"
+    assert checkpoints.prepare_output(args, tmp_path / "fork" / "x", tmp_path / "fork") == tmp_path / "checkpoint-9"
 
 
 def test_changed_options_are_named(tmp_path, accelerator, caplog):
     path = tmp_path / "training_config.json"
     for learning_rate in (1e-3, 1e-4):
         arguments = {"learning_rate": learning_rate, "seed": 0, "resume_from_checkpoint": learning_rate}
-        training_utils.write_record(path, {"arguments": arguments}, accelerator, resume=tmp_path)
-    warnings = [record.getMessage() for record in caplog.records if record.name == training_utils.logger.name]
+        records.write_record(path, {"arguments": arguments}, accelerator, resume=tmp_path)
+    warnings = [record.getMessage() for record in caplog.records if record.name == loop.logger.name]
     assert warnings == ["Resumed with other options than before: learning_rate 0.001 -> 0.0001."]
 
 
@@ -145,7 +146,7 @@ def test_a_resumed_run_takes_over_the_cases_of_the_one_before(tmp_path, accelera
     for folder, data in (("first", first), ("second", second)):
         path = tmp_path / folder / "training_config.json"
         resume = None if folder == "first" else tmp_path / "first/checkpoint-5"
-        training_utils.write_record(path, {"arguments": {}, "data": data, "earlier_trainings": []}, accelerator, resume)
+        records.write_record(path, {"arguments": {}, "data": data, "earlier_trainings": []}, accelerator, resume)
     assert json.loads(path.read_text())["earlier_trainings"] == [first]
 
 
@@ -155,11 +156,11 @@ def test_the_record_of_a_classifier_goes_with_it(tmp_path):
         (tmp_path / folder / "guidance_classifier").mkdir(parents=True)
     (tmp_path / "theirs" / name).write_text('{"data": 1}')
     (tmp_path / "ours" / name).write_text('{"data": 2}')
-    training_utils.keep_classifier_record(tmp_path / "ours/guidance_classifier", tmp_path / "ours")
+    records.keep_classifier_record(tmp_path / "ours/guidance_classifier", tmp_path / "ours")
     assert json.loads((tmp_path / "ours" / name).read_text()) == {"data": 2}
-    training_utils.keep_classifier_record(tmp_path / "theirs/guidance_classifier", tmp_path / "ours")
+    records.keep_classifier_record(tmp_path / "theirs/guidance_classifier", tmp_path / "ours")
     assert json.loads((tmp_path / "ours" / name).read_text()) == {"data": 1}
-    training_utils.keep_classifier_record(tmp_path / "nobodys/guidance_classifier", tmp_path / "ours")
+    records.keep_classifier_record(tmp_path / "nobodys/guidance_classifier", tmp_path / "ours")
     assert not (tmp_path / "ours" / name).exists() and (tmp_path / "theirs" / name).exists()
 
 
@@ -176,7 +177,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_kept(monkeypatch, p
             checkpointing_steps=8,
             logging_steps=100,
         )
-    assert training_utils.list_checkpoints(tmp_path / "guidance_classifier_checkpoints") == []
+    assert checkpoints.list_checkpoints(tmp_path / "guidance_classifier_checkpoints") == []
 
 
 def test_errors_that_a_user_can_mend_are_one_sentence():
@@ -184,5 +185,5 @@ def test_errors_that_a_user_can_mend_are_one_sentence():
         raise FileNotFoundError("data: no such folder.")
 
     with pytest.raises(SystemExit, match="^error: data: no such folder.$") as caught:
-        training_utils.run_script(fail)
+        loop.run_script(fail)
     assert caught.value.__cause__ is None

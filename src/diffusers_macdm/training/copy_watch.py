@@ -4,7 +4,7 @@ The gap: denoising loss of validation cases minus that of training cases, by qua
 network knows its training cases better than others (Carlini et al., arXiv 2301.13188, sec. 5.1).
 
 The copy rate: share of a small sample that lies closer to a training image than 95 % of the validation images do
-(`diffusers_macdm.audit.copies`). A model that copies nobody has a rate of about 5 %.
+(`audit.copies`). A model that copies nobody has a rate of about 5 %.
 
 Everything random in an audit follows from `--seed`: the audits of a run differ by the weights alone, and a resumed run repeats
 those of an uninterrupted one.
@@ -12,8 +12,8 @@ those of an uninterrupted one.
 
 from __future__ import annotations
 
-import argparse
 import json
+import logging
 import math
 import shutil
 from collections.abc import Sequence
@@ -24,82 +24,49 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from diffusers_macdm import MaCDMPipeline
-from diffusers_macdm.audit.copies import CopyDetector
-from diffusers_macdm.audit.images import to_audit_size
-from diffusers_macdm.audit.membership import denoising_errors
-from diffusers_macdm.audit.run import Radiographs, build_detector, unrelated
-from diffusers_macdm.data.dataset import PairDataset
-from diffusers_macdm.data.loading import load_pairs
-from diffusers_macdm.macdm.image_processor import radiograph_array
-from diffusers_macdm.statistics.proportions import proportion
-from training_utils import logger, replace_folder, write_json
+from .. import MaCDMPipeline
+from ..audit.copies import CopyDetector
+from ..audit.images import to_audit_size
+from ..audit.membership import denoising_errors
+from ..audit.run import Radiographs, build_detector, unrelated
+from ..data.dataset import PairDataset
+from ..data.loading import load_pairs
+from ..files import TEMPORARY_SUFFIX, replace_folder, write_json
+from ..macdm.image_processor import radiograph_array
+from ..statistics.proportions import proportion
+from .settings import DenoiserSettings
 
+
+logger = logging.getLogger("macdm.training")
 
 AUDIT_LOG, BEST, AUDIT_FILE = "audit_log.jsonl", "best", "audit.json"
 NOISE_LEVELS = (0.125, 0.375, 0.625, 0.875)  # t / T, the middles of the quartiles
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        "copies",
-        "Every so many steps and at the end, the losses of training and validation cases are compared, and a small sample is "
-        f"audited for copies of training images: {AUDIT_LOG} and the tracker have the results. Needs a validation split.",
-    )
-    group.add_argument("--audit_steps", type=int, default=2000, help="Audit every so many steps; 0 is off.")
-    group.add_argument("--audit_samples", type=int, default=64, help="Samples that are searched for copies.")
-    group.add_argument("--audit_cases", type=int, default=64, help="Training cases, and validation cases, for the losses.")
-    group.add_argument("--audit_embedding_steps", type=int, default=300, help="Training steps of the audit's embedding.")
-    group.add_argument(
-        "--max_copy_rate",
-        type=float,
-        help="Of the audited states with at most this copy rate, the one with the smallest validation loss becomes the "
-        "pipeline. A model that copies nobody has a rate of about 0.05 by construction, which chance takes to 0.15 with "
-        "64 samples: less than that refuses honest models. Default: watch only.",
-    )
-    group.add_argument(
-        "--stop_above_max_copy_rate", action="store_true", help="End the training at the first audit beyond --max_copy_rate."
-    )
+def is_audit_step(settings: DenoiserSettings, step: int) -> bool:
+    return settings.audit_steps > 0 and (step % settings.audit_steps == 0 or step == settings.max_train_steps)
 
 
-def check_arguments(args: argparse.Namespace) -> None:
-    if args.audit_steps < 0:
-        raise ValueError(f"--audit_steps {args.audit_steps} is not allowed: it must be 0 (off) or more.")
-    for name in ("audit_samples", "audit_cases", "audit_embedding_steps"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name} {getattr(args, name)} is not allowed: it must be at least 1.")
-    if args.max_copy_rate is None:
-        if args.stop_above_max_copy_rate:
-            raise ValueError("--stop_above_max_copy_rate has no effect without --max_copy_rate.")
-        return
-    if not 0 <= args.max_copy_rate <= 1:
-        raise ValueError(f"--max_copy_rate {args.max_copy_rate} is not allowed: a share from 0 to 1.")
-    if args.audit_steps == 0:
-        raise ValueError(f"--max_copy_rate {args.max_copy_rate} has no effect with --audit_steps 0.")
-
-
-def is_audit_step(args: argparse.Namespace, step: int) -> bool:
-    return args.audit_steps > 0 and (step % args.audit_steps == 0 or step == args.max_train_steps)
-
-
-def load_validation(args: argparse.Namespace, training: PairDataset) -> PairDataset | None:
+def load_validation(settings: DenoiserSettings, training: PairDataset) -> PairDataset | None:
     """The validation split; None where audits are off or there is none.
 
     Raises:
         ValueError: where there is none, but `--max_copy_rate` needs it.
     """
-    if args.audit_steps == 0:
+    if settings.audit_steps == 0:
         return None
     if "validation" not in (training.pairs.info.splits or {}):
-        if args.max_copy_rate is not None:
-            raise _cannot_be_held(args, "the data have no validation split")
+        if settings.max_copy_rate is not None:
+            raise _cannot_be_held(settings, "the data have no validation split")
         return None
-    pairs = load_pairs(args.train_data_dir or args.dataset_name, "validation", args.dataset_config_name, args.cache_dir)
-    return PairDataset(pairs, args.resolution, null_label=training.num_classes)
+    pairs = load_pairs(
+        settings.train_data_dir or settings.dataset_name, "validation", settings.dataset_config_name, settings.cache_dir
+    )
+    return PairDataset(pairs, settings.resolution, null_label=training.num_classes)
 
 
 def build_audit(
-    args: argparse.Namespace, training: PairDataset, validation: PairDataset | None, device: torch.device
+    settings: DenoiserSettings, training: PairDataset, validation: PairDataset | None, device: torch.device
 ) -> CopyAudit | None:
     """The audit of this run; None where there can be none, which the log says once.
 
@@ -109,17 +76,17 @@ def build_audit(
     reason = "the data have no validation split"
     if validation is not None:
         try:
-            return CopyAudit(args, training, validation, device)
+            return CopyAudit(settings, training, validation, device)
         except ValueError as error:
             reason = str(error).rstrip(".")
-            if args.max_copy_rate is not None:
-                raise _cannot_be_held(args, reason) from error
+            if settings.max_copy_rate is not None:
+                raise _cannot_be_held(settings, reason) from error
     logger.warning(f"This training is not watched for copies: {reason}.")
     return None
 
 
-def _cannot_be_held(args: argparse.Namespace, reason: str) -> ValueError:
-    return ValueError(f"--max_copy_rate {args.max_copy_rate} cannot be held: {reason}.")
+def _cannot_be_held(settings: DenoiserSettings, reason: str) -> ValueError:
+    return ValueError(f"--max_copy_rate {settings.max_copy_rate} cannot be held: {reason}.")
 
 
 class CopyAudit:
@@ -129,17 +96,19 @@ class CopyAudit:
         ValueError: when fewer than 2 validation images, or none with a label of the training cases, are left to compare with.
     """
 
-    def __init__(self, args: argparse.Namespace, training: PairDataset, validation: PairDataset, device: torch.device):
-        self.args, self.device = args, device
+    def __init__(self, settings: DenoiserSettings, training: PairDataset, validation: PairDataset, device: torch.device):
+        self.settings, self.device = settings, device
         self.num_classes = training.num_classes
-        self.training, self.validation = (radiographs_of(dataset, args.resolution) for dataset in (training, validation))
+        self.training, self.validation = (radiographs_of(dataset, settings.resolution) for dataset in (training, validation))
         kept, notes = unrelated(self.training, self.validation)
         if len(kept) < 2:
             what = "neither training images nor of patients with training images"
             raise ValueError(f"{len(kept)} of {len(self.validation)} validation images are {what}, at least 2 are needed.")
         for note in notes:
             logger.warning(note)
-        chosen = matched_cases(self.training.labels, [self.validation.labels[i] for i in kept], args.audit_cases, args.seed)
+        chosen = matched_cases(
+            self.training.labels, [self.validation.labels[i] for i in kept], settings.audit_cases, settings.seed
+        )
         if not chosen[0]:
             raise ValueError("no validation image has a label of the training cases.")
         self.validation = self.validation.select(kept)
@@ -154,7 +123,7 @@ class CopyAudit:
         """Built when it is first asked for: a run that ends at a fault of its first steps has not waited for it."""
         if self._detector is None:
             logger.info("The copy audit learns its embedding of the training images.")
-            steps, seed = self.args.audit_embedding_steps, self.args.seed
+            steps, seed = self.settings.embedding_steps, self.settings.seed
             self._detector, _ = build_detector(
                 self.training, self.validation, embedding_steps=steps, seed=seed, device=self.device
             )
@@ -172,12 +141,14 @@ class CopyAudit:
             ValueError: when a loss is not finite.
         """
         train_loss, validation_loss = (
-            denoising_errors(pipeline.unet, pipeline.scheduler, samples, labels, NOISE_LEVELS, seed=self.args.seed).mean(axis=0)
+            denoising_errors(pipeline.unet, pipeline.scheduler, samples, labels, NOISE_LEVELS, seed=self.settings.seed).mean(
+                axis=0
+            )
             for samples, labels in self.cases
         )
         if not np.isfinite([train_loss, validation_loss]).all():
             raise ValueError(f"The denoising loss is not finite at the audit of step {step}: lower --learning_rate.")
-        found = proportion(self.detector.find(to_audit_size(self._samples(pipeline), self.args.resolution)))
+        found = proportion(self.detector.find(to_audit_size(self._samples(pipeline), self.settings.resolution)))
         return {
             "step": step,
             "copy_rate": {
@@ -193,13 +164,13 @@ class CopyAudit:
         """Radiographs `[H, W]` in [0, 1]: all labels in turn, the same noise each time, unguided."""
         training = pipeline.unet.training
         pipeline.unet.eval()
-        images, count, size = [], self.args.audit_samples, self.args.train_batch_size
+        images, count, size = [], self.settings.audit_samples, self.settings.train_batch_size
         for first in range(0, count, size):
             numbers = range(first, min(first + size, count))
             output = pipeline(
                 class_labels=[number % self.num_classes for number in numbers],
-                num_inference_steps=self.args.ddpm_num_inference_steps,
-                generator=[torch.Generator().manual_seed(self.args.seed + number) for number in numbers],
+                num_inference_steps=self.settings.ddpm_num_inference_steps,
+                generator=[torch.Generator().manual_seed(self.settings.seed + number) for number in numbers],
                 refine_masks=False,
                 output_type="np",
             )
@@ -303,7 +274,7 @@ class BestState:
     def restore_from(self, checkpoint: Path | None) -> None:
         """What was kept at a checkpoint, or nothing at the beginning, and what `--max_copy_rate` now forbids."""
         temporary = self._temporary()
-        shutil.rmtree(self.folder.with_name(BEST + ".old.tmp"), ignore_errors=True)
+        shutil.rmtree(self.folder.with_name(f"{BEST}.old{TEMPORARY_SUFFIX}"), ignore_errors=True)
         if checkpoint is not None and (checkpoint / BEST / AUDIT_FILE).is_file():
             shutil.copytree(checkpoint / BEST, temporary)
             if is_better(json.loads((temporary / AUDIT_FILE).read_text()), None, self.max_copy_rate):
@@ -313,7 +284,7 @@ class BestState:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _temporary(self) -> Path:
-        temporary = self.folder.with_name(BEST + ".tmp")
+        temporary = self.folder.with_name(BEST + TEMPORARY_SUFFIX)
         shutil.rmtree(temporary, ignore_errors=True)
         return temporary
 

@@ -1,0 +1,86 @@
+"""The cases that a training sees, and the facts about them that its record keeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..data.augmentation import AUGMENTATION_DIM, PairAugmentation
+from ..data.dataset import UNLABELED, PairDataset
+from ..data.loading import load_pairs
+from ..progress import Progress
+from ..provenance import records as provenance
+from .settings import TrainingSettings
+
+
+def load_training_data(settings: TrainingSettings) -> PairDataset:
+    """The train split as joint samples, restricted to `--samples_per_class`."""
+    pairs = load_pairs(
+        settings.train_data_dir or settings.dataset_name, "train", settings.dataset_config_name, settings.cache_dir
+    )
+    if settings.samples_per_class is not None:
+        labels = np.array([UNLABELED if label is None else label for label in pairs["label"]])
+        chosen = []
+        for label, count in enumerate(settings.samples_per_class):
+            members = np.flatnonzero(labels == label)
+            if count > len(members):
+                raise ValueError(f"--samples_per_class asks for {count} cases of class {label}; there are {len(members)}.")
+            chosen.append(np.random.default_rng([settings.seed, label]).permutation(members)[:count])
+        pairs = pairs.select(np.sort(np.concatenate(chosen)))
+    augmentation = None
+    if settings.augment:
+        augmentation = PairAugmentation(
+            horizontal_flip=settings.horizontal_flip,
+            rotation_degrees=settings.rotation_degrees,
+            translation=settings.translation,
+            scale=settings.scale,
+            brightness=settings.brightness,
+            contrast=settings.contrast,
+            gamma=settings.gamma,
+            probability=settings.augmentation_probability,
+        )
+    dataset = PairDataset(pairs, settings.resolution, augmentation, null_label="num_classes")
+    known = {label for label in dataset.labels if label < dataset.num_classes}
+    if len(known) < 2:
+        raise ValueError(
+            f"The cases to train on have {f'the single class label {min(known)}' if known else 'no class label'}; the "
+            "labels must name at least two classes (0 normal, 1 lesion)."
+        )
+    return dataset
+
+
+def describe_data(dataset: PairDataset) -> dict[str, Any]:
+    """The facts about the training data that go into the record of the run."""
+    labels, counts = np.unique(dataset.labels, return_counts=True)
+    names = ["none" if label == dataset.num_classes else str(label) for label in labels]
+    patients = {str(patient) for patient in dataset.patient_ids if patient is not None}
+    # Decodes every case, which the first epoch would do otherwise.
+    digests = []
+    with Progress(len(dataset), "read", "case") as progress:
+        for index in range(len(dataset)):
+            digests.append(dataset.image_sha256(index))
+            progress.update()
+    return {
+        "num_cases": len(dataset),
+        "cases_per_label": dict(zip(names, counts.tolist(), strict=True)),
+        "num_patients": len(patients) or None,
+        # Of the whole set: what was held back, and what --samples_per_class left out.
+        "split_sizes": {name: split.num_examples for name, split in (dataset.pairs.info.splits or {}).items()} or None,
+        "cases": sorted(dataset.names),
+        # For the leak guard (diffusers_macdm.provenance).
+        "patients": sorted(patients),
+        "image_sha256": dict(sorted(zip(dataset.names, digests, strict=True))),
+    }
+
+
+def earlier_trainings(settings: TrainingSettings, dataset: PairDataset) -> list[dict[str, Any] | None]:
+    """Trainings whose cases this one takes over: those of pretrained weights, and those behind synthetic training data."""
+    trainings = provenance.trainings_of_data(settings.train_data_dir or settings.dataset_name, dataset.pairs)
+    if getattr(settings, "pretrained_unet", None):
+        trainings += provenance.trainings_of_weights(settings.pretrained_unet, "unet")
+    return [None if training is None else training.to_dict() for training in trainings]
+
+
+def augmentation_dim(dataset: PairDataset) -> int:
+    return AUGMENTATION_DIM if dataset.augmentation is not None else 0

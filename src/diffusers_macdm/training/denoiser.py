@@ -1,0 +1,316 @@
+"""Train the denoiser of MaC-DM (arXiv 2311.13688) under `accelerate launch`.
+
+    accelerate launch -m diffusers_macdm.training.denoiser --train_data_dir data --resolution 128 --patch_size 2 \\
+        --output_dir macdm-model
+
+`--output_dir` ends as a folder that `MaCDMPipeline.from_pretrained` loads.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, set_seed
+
+from .. import GuidanceClassifier, MaCDMPipeline, MaCDMUNet2DModel
+from ..files import new_folder, replace_folder, scratch_folder
+from ..macdm.forward_process import TASKS, ForwardProcess
+from ..macdm.joint_sample import CHANNELS
+from ..macdm.loss import HybridLoss
+from ..macdm.training_losses import DenoisingLoss
+from ..report.contact_sheet import contact_sheet, save
+from . import copy_watch
+from .averages import by_quartile
+from .checkpoints import checkpoint_step, prepare_output, truncate_log
+from .data import augmentation_dim, describe_data, earlier_trainings, load_training_data
+from .loop import parse_settings, run_script, start, train
+from .networks import build_unet, find_classifier, training_scheduler
+from .records import keep_classifier_record, prepare_push, print_record, push, record, write_record
+from .settings import DenoiserSettings
+
+
+logger = logging.getLogger("macdm.training")
+
+
+def hybrid_loss(settings: DenoiserSettings) -> HybridLoss:
+    return HybridLoss(
+        lambda_vlb=settings.lambda_vlb,
+        lambda_perceptual=settings.lambda_perceptual,
+        channel_weights=tuple(settings.loss_channel_weights),
+        lesion_region_weight=settings.lesion_region_weight,
+        lesion_region_radius=settings.lesion_region_radius,
+        radiograph_region_weight=settings.radiograph_region_weight,
+        min_snr_gamma=settings.snr_gamma,
+        prediction_type=settings.prediction_type,
+    )
+
+
+def denoising_loss(settings: DenoiserSettings, process: ForwardProcess, config, features):
+    """`loss(unet, batch)` -> loss and values to log, as `train` takes it."""
+    loss = DenoisingLoss(
+        hybrid_loss(settings),
+        process,
+        config,
+        tuple(settings.task_probabilities),
+        settings.class_dropout,
+        settings.class_dropout_image_to_masks,
+        features,
+    )
+
+    def with_values(unet, batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        terms, timesteps = loss(unet, batch)
+        values = {f"simple/{name}": terms.simple[:, c] for c, name in enumerate(CHANNELS)}
+        for c, name in enumerate(CHANNELS):
+            values |= by_quartile(f"simple/{name}", terms.simple[:, c], timesteps[:, c], process.num_timesteps)
+        if terms.vlb is not None:
+            values["vlb"] = terms.vlb
+        if terms.perceptual is not None:
+            values["perceptual"] = terms.perceptual
+        return terms.total, values
+
+    return with_values
+
+
+def build_pipeline(settings, unet, ema, classifier, weak_unet=None) -> MaCDMPipeline:
+    """A pipeline of the averaged weights; the training goes on with its own."""
+    if ema is not None:
+        averaged = MaCDMUNet2DModel.from_config(unet.config).to(unet.device)
+        averaged.load_state_dict(unet.state_dict())
+        ema.copy_to(averaged.parameters())
+        unet = averaged
+    scheduler = training_scheduler(settings, settings.prediction_type)
+    pipeline = MaCDMPipeline(unet, scheduler, classifier, weak_unet)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def draw_samples(settings, accelerator, pipeline: MaCDMPipeline, num_classes: int, step: int) -> None:
+    """Write a grid of samples, all labels in turn and the same noise each time, and hand it to the tracker."""
+    count = settings.num_validation_samples
+    labels = [i % num_classes for i in range(count)]
+    training = pipeline.unet.training
+    pipeline.unet.eval()
+    output = pipeline(
+        class_labels=labels,
+        num_inference_steps=settings.ddpm_num_inference_steps,
+        guidance_scale=settings.guidance_scale if pipeline.guidance_classifier is not None else 0.0,
+        generator=[torch.Generator().manual_seed(settings.seed + i) for i in range(count)],
+        refine_masks=False,
+        output_type="np",
+    )
+    pipeline.unet.train(training)
+    sheet = contact_sheet(
+        np.rint(output.images[..., 0] * 255).astype(np.uint8),
+        output.anatomy_masks[..., 0] > 0,
+        output.lesion_masks[..., 0] > 0,
+        captions=[f"label {label}" for label in labels],
+        side_by_side=True,
+    )
+    path = Path(settings.output_dir) / "samples" / f"step-{step:06d}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save(sheet, path)
+    for tracker in accelerator.trackers:
+        if tracker.name == "tensorboard":
+            tracker.writer.add_image("samples", np.asarray(sheet.convert("RGB")), step, dataformats="HWC")
+
+
+def save_pipeline(output_dir: Path, pipeline: MaCDMPipeline) -> None:
+    """Write the pipeline under a temporary name, then move its parts into `output_dir`, `model_index.json` last."""
+    with scratch_folder(output_dir) as folder:
+        pipeline.save_pretrained(folder, safe_serialization=True)
+        for part in sorted(folder.iterdir(), key=lambda path: path.name == "model_index.json"):
+            if part.is_dir():
+                replace_folder(part, output_dir / part.name)
+            else:
+                part.replace(output_dir / part.name)
+
+
+def resolve(settings: DenoiserSettings) -> dict[str, Any]:
+    """Everything that the run depends on, as plain data: the arguments, the data, the network."""
+    settings.check()
+    dataset = load_training_data(settings)
+    validation = copy_watch.load_validation(settings, dataset)
+    set_seed(settings.seed)
+    unet = build_unet(settings, dataset.num_classes, augmentation_dim(dataset))
+    classifier = find_classifier(settings, dataset.num_classes)
+    hybrid_loss(settings)
+    scheduler = training_scheduler(settings, settings.prediction_type)
+    configuration = record(
+        settings,
+        data=describe_data(dataset),
+        earlier_trainings=earlier_trainings(settings, dataset),
+        tasks=dict(zip(TASKS, settings.task_probabilities, strict=True)),
+        unet={**unet.config, "num_parameters": unet.num_parameters()},
+        guidance_classifier=None if classifier is None else dict(classifier.config),
+        scheduler=dict(scheduler.config),
+    )
+    return {
+        "configuration": configuration,
+        "dataset": dataset,
+        "validation": validation,
+        "unet": unet,
+        "classifier": classifier,
+    }
+
+
+@dataclass
+class Watch:
+    """What looks at the denoiser after each update: the grid of samples, the weak snapshot, the copy audit.
+
+    Attributes:
+        audit: the copy audit, on the main process of a run that has one.
+        best: the state that is kept, on the main process of a run with `--max_copy_rate`.
+        is_audited: whether there are audits at all, on every process.
+    """
+
+    settings: DenoiserSettings
+    accelerator: Accelerator
+    num_classes: int
+    classifier: GuidanceClassifier | None
+    audit: copy_watch.CopyAudit | None
+    best: copy_watch.BestState | None
+    is_audited: bool
+
+    def __call__(self, step: int, unet, ema) -> bool:
+        """Look at the state after update `step`; True, the same on all processes, ends the training."""
+        if self.accelerator.is_main_process:
+            self._show_and_keep(step, unet, ema)
+        if not self.is_audited or not copy_watch.is_audit_step(self.settings, step):
+            return False
+        stop = [False]
+        if self.audit is not None:
+            rate = self._audit(step, build_pipeline(self.settings, unet, ema, None))
+            # At the last step there is nothing to stop.
+            too_high = self.settings.stop_above_max_copy_rate and rate > self.settings.max_copy_rate
+            stop = [too_high and step < self.settings.max_train_steps]
+        return broadcast_object_list(stop)[0]  # here all others wait for the audit
+
+    def _show_and_keep(self, step: int, unet, ema) -> None:
+        settings = self.settings
+        if step % settings.validation_steps == 0:
+            pipeline = build_pipeline(settings, unet, ema, self.classifier)
+            draw_samples(settings, self.accelerator, pipeline, self.num_classes, step)
+        if step == settings.weak_unet_step:
+            with new_folder(Path(settings.output_dir) / "weak_unet") as folder:
+                build_pipeline(settings, unet, ema, None).unet.save_pretrained(folder)
+
+    def _audit(self, step: int, pipeline: MaCDMPipeline) -> float:
+        result = self.audit(pipeline, step)
+        copy_watch.append_audit(Path(self.settings.output_dir), result)
+        self.accelerator.log(copy_watch.tracked(result), step=step)
+        logger.info(copy_watch.sentence(result))
+        if self.best is not None:
+            self.best.consider(result, pipeline)
+        return result["copy_rate"]["value"]
+
+
+def watch_for(settings: DenoiserSettings, accelerator: Accelerator, resolved: dict[str, Any], resume: Path | None) -> Watch:
+    """Prepare what looks at the denoiser, from the checkpoint that is resumed on.
+
+    Raises:
+        ValueError: when the weak snapshot was missed, or the copy rate cannot be held.
+    """
+    output_dir = Path(settings.output_dir)
+    done = 0 if resume is None else checkpoint_step(resume)
+    missed = settings.weak_unet_step is not None and settings.weak_unet_step <= done
+    if missed and not (output_dir / "weak_unet").is_dir():
+        raise ValueError(
+            f"--weak_unet_step {settings.weak_unet_step} is not allowed: {resume} is beyond it, and no weak_unet was kept."
+        )
+    audit = best = None
+    if accelerator.is_main_process and settings.audit_steps:
+        audit = copy_watch.build_audit(settings, resolved["dataset"], resolved["validation"], accelerator.device)
+        if audit is not None:
+            truncate_log(output_dir / copy_watch.AUDIT_LOG, done)
+        if settings.max_copy_rate is not None:
+            best = copy_watch.BestState(output_dir, settings.max_copy_rate)
+            best.follow(accelerator, resume)
+    is_audited = resolved["validation"] is not None
+    num_classes = resolved["dataset"].num_classes
+    return Watch(settings, accelerator, num_classes, resolved["classifier"], audit, best, is_audited)
+
+
+def finish(settings: DenoiserSettings, accelerator: Accelerator, watch: Watch, unet, ema) -> None:
+    """Write the pipeline, of the last state or of the one that the copy audits chose; on the main process.
+
+    Raises:
+        ValueError: when no audited state has a copy rate that is allowed.
+    """
+    output_dir = Path(settings.output_dir)
+    if watch.audit is not None:
+        copy_watch.record_audits(output_dir, watch.best)
+    if watch.best is not None:
+        kept = watch.best.audit
+        if kept is None:
+            accelerator.end_training()
+            raise ValueError(
+                f"none of the audited states has a copy rate of at most --max_copy_rate {settings.max_copy_rate} (see "
+                f"{output_dir / copy_watch.AUDIT_LOG}): no pipeline was written, the checkpoints are still there."
+            )
+        unet, ema = MaCDMUNet2DModel.from_pretrained(watch.best.folder / "unet"), None
+        rate = kept["copy_rate"]["value"]
+        logger.info(f"The pipeline is the denoiser of step {kept['step']}, with a copy rate of {rate:.0%}.")
+    weak_unet = None
+    # It is not there where the training was stopped before.
+    if settings.weak_unet_step is not None and (output_dir / "weak_unet").is_dir():
+        weak_unet = MaCDMUNet2DModel.from_pretrained(output_dir / "weak_unet")
+    pipeline = build_pipeline(settings, unet, ema, watch.classifier, weak_unet)
+    if watch.classifier is not None:
+        keep_classifier_record(watch.classifier.config["_name_or_path"], output_dir)
+    save_pipeline(output_dir, pipeline)
+    logger.info(f"Saved the pipeline to {output_dir}.")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train the denoiser that the options ask for (those of the process when None)."""
+    settings = parse_settings(DenoiserSettings, argv)
+    resolved = resolve(settings)
+    configuration, dataset, unet = resolved["configuration"], resolved["dataset"], resolved["unet"]
+    if settings.dry_run:
+        print_record(settings, configuration)
+        return
+    output_dir = Path(settings.output_dir)
+    accelerator = start(settings)
+    resume = prepare_output(settings, output_dir / "model_index.json", output_dir)
+    watch = watch_for(settings, accelerator, resolved, resume)
+    repository = prepare_push(settings, accelerator)
+    accelerator.wait_for_everyone()
+    write_record(output_dir / "training_config.json", configuration, accelerator, resume)
+    counts = configuration["data"]["cases_per_label"]
+    logger.info(f"{len(dataset)} cases {counts}, {unet.num_parameters() / 1e6:.2f} M parameters, on {accelerator.device}.")
+
+    features = None
+    if watch.classifier is not None:
+        watch.classifier.to(accelerator.device)
+        if settings.lambda_perceptual:
+            features = lambda joint_sample: watch.classifier.features(joint_sample, timestep=0)  # noqa: E731
+    scheduler = training_scheduler(settings, settings.prediction_type)
+    process = ForwardProcess.from_scheduler(scheduler).to(accelerator.device)
+    unet, ema = train(
+        settings,
+        accelerator,
+        unet,
+        dataset,
+        denoising_loss(settings, process, unet.config, features),
+        checkpoints=output_dir,
+        log_path=output_dir / "training_log.jsonl",
+        resume=resume,
+        configuration=configuration,
+        after_step=watch,
+    )
+    if accelerator.is_main_process:
+        finish(settings, accelerator, watch, unet, ema)
+        if repository is not None:
+            push(settings, repository)
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,173 @@
+"""The networks that are trained, what both are built alike with, and the noise that both are trained on."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+
+from .. import GuidanceClassifier, MaCDMUNet2DModel
+from ..conversion.guided_diffusion import load_guided_diffusion, without_class_labels
+from ..conversion.plain_unet import from_plain, from_unet2d
+from ..macdm.joint_sample import CHANNELS
+from .settings import ClassifierSettings, DenoiserSettings, TrainingSettings
+
+
+logger = logging.getLogger("macdm.training")
+
+
+def network_arguments(settings: TrainingSettings) -> dict[str, Any]:
+    """What the denoiser and the classifier are built alike with."""
+    levels = len(settings.block_out_channels)
+    has_attention = [level >= levels - settings.attention_levels for level in range(levels)]
+    return {
+        "sample_size": settings.resolution,
+        "block_out_channels": tuple(settings.block_out_channels),
+        "down_block_types": tuple("AttnDownBlock2D" if attention else "DownBlock2D" for attention in has_attention),
+        "layers_per_block": settings.layers_per_block,
+        "attention_head_dim": settings.attention_head_dim,
+        "norm_num_groups": settings.norm_num_groups,
+        "resnet_time_scale_shift": settings.resnet_time_scale_shift,
+        "dropout": settings.dropout,
+        "channel_weights": tuple(settings.channel_weights),
+        "mask_weighting": settings.mask_weighting,
+        "mask_timestep": True,
+        "patch_size": settings.patch_size,
+    }
+
+
+def training_scheduler(settings: TrainingSettings, prediction_type: str = "epsilon") -> DDPMScheduler:
+    """The process that is trained, with the settings that sampling starts from."""
+    largest = max(settings.channel_weights) if settings.mask_weighting == "signal" else 1.0
+    return DDPMScheduler(
+        num_train_timesteps=settings.ddpm_num_steps,
+        beta_schedule=settings.ddpm_beta_schedule,
+        prediction_type=prediction_type,
+        variance_type="learned_range",
+        clip_sample_range=largest,
+        timestep_spacing="trailing",  # sampling starts at the noisiest level whatever the number of steps
+    )
+
+
+def check_same_process(settings: TrainingSettings, scheduler_config: Path) -> None:
+    """Raise `ValueError` where this file records another noise schedule than that of this run."""
+    theirs = json.loads(scheduler_config.read_text()) if scheduler_config.is_file() else {}
+    for option, name in {"ddpm_num_steps": "num_train_timesteps", "ddpm_beta_schedule": "beta_schedule"}.items():
+        ours = getattr(settings, option)
+        if theirs.get(name, ours) != ours:
+            raise ValueError(
+                f"{scheduler_config} records training with --{option} {theirs[name]}, this run has {ours}: denoiser and "
+                "guidance classifier must see the same noise."
+            )
+
+
+def build_classifier(settings: ClassifierSettings, num_classes: int) -> GuidanceClassifier:
+    return GuidanceClassifier(**network_arguments(settings), in_channels=len(CHANNELS), num_classes=num_classes)
+
+
+def build_unet(settings: DenoiserSettings, num_classes: int, augmentation_dim: int) -> MaCDMUNet2DModel:
+    """The denoiser: from a configuration, from other weights, or from the options."""
+    if settings.pretrained_unet:
+        overrides = {
+            "in_channels": len(CHANNELS),
+            "out_channels": 2 * len(CHANNELS),
+            "num_class_embeds": num_classes + 1,
+            "augmentation_dim": augmentation_dim,
+            "sample_size": settings.resolution,
+            "patch_size": settings.patch_size,
+            "channel_weights": tuple(settings.channel_weights),
+            "mask_weighting": settings.mask_weighting,
+        }
+        if Path(settings.pretrained_unet).is_file():
+            plain, weights = _load_guided_diffusion(settings, num_classes)
+            unet = from_plain(plain, weights, **overrides)
+        elif _load_config("pretrained_unet", settings.pretrained_unet).get("_class_name") == "MaCDMUNet2DModel":
+            unet = MaCDMUNet2DModel.from_pretrained(settings.pretrained_unet)
+        else:
+            unet = from_unet2d(UNet2DModel.from_pretrained(settings.pretrained_unet), **overrides)
+    elif settings.model_config_name_or_path:
+        config = _load_config("model_config_name_or_path", settings.model_config_name_or_path)
+        unet = MaCDMUNet2DModel.from_config(config)
+    else:
+        network = network_arguments(settings)
+        up_block_types = tuple(name.replace("Down", "Up") for name in reversed(network["down_block_types"]))
+        unet = MaCDMUNet2DModel(
+            **network,
+            up_block_types=up_block_types,
+            out_channels=2 * len(CHANNELS),
+            num_class_embeds=num_classes + 1,
+            augmentation_dim=augmentation_dim,
+        )
+    needed = {
+        "sample_size": settings.resolution,
+        "in_channels": len(CHANNELS),
+        "num_class_embeds": num_classes + 1,
+        "augmentation_dim": augmentation_dim,
+        "channel_weights": tuple(settings.channel_weights),
+        "mask_weighting": settings.mask_weighting,
+    }
+    for name, value in needed.items():
+        found = unet.config[name]
+        if (tuple(found) if isinstance(found, list | tuple) else found) != value:
+            raise ValueError(f"The denoiser given has {name}={found}, but the data and the options need {value}.")
+    return unet
+
+
+def _load_guided_diffusion(settings: DenoiserSettings, num_classes: int) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    plain, weights = load_guided_diffusion(
+        settings.pretrained_unet,
+        num_heads=settings.pretrained_num_heads,
+        num_head_channels=settings.pretrained_num_head_channels,
+        use_new_attention_order=settings.pretrained_new_attention_order or None,
+    )
+    if plain["num_class_embeds"] not in (None, num_classes):  # ImageNet's, which mean nothing here
+        logger.info(f"The {plain['num_class_embeds']} classes of {settings.pretrained_unet} become one: their mean.")
+        plain, weights = without_class_labels(plain, weights)
+    return plain, weights
+
+
+def _load_config(option: str, name_or_path: str) -> dict[str, Any]:
+    if Path(name_or_path).is_file():
+        return json.loads(Path(name_or_path).read_text())
+    try:
+        return UNet2DModel.load_config(name_or_path)
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise FileNotFoundError(f"--{option} {name_or_path}: no model can be read here ({reason})") from error
+
+
+def find_classifier(settings: DenoiserSettings, num_classes: int) -> GuidanceClassifier | None:
+    """The trained guidance classifier, if there is one, checked to be fed as the denoiser is."""
+    folders = [Path(settings.output_dir)] if settings.guidance_classifier is None else [Path(settings.guidance_classifier)]
+    folders.append(folders[0] / "guidance_classifier")
+    found = [folder for folder in folders if _is_classifier(folder)]
+    if not found:
+        if settings.guidance_classifier is not None:
+            raise FileNotFoundError(
+                f"--guidance_classifier {settings.guidance_classifier}: there is no trained classifier here."
+            )
+        if settings.lambda_perceptual:
+            raise ValueError(f"--lambda_perceptual {settings.lambda_perceptual} needs --guidance_classifier for its features.")
+        return None
+    classifier = GuidanceClassifier.from_pretrained(found[0])
+    config = classifier.config
+    for name in ("channel_weights", "mask_weighting"):
+        theirs, ours = getattr(config, name), getattr(settings, name)
+        if (tuple(theirs) if name == "channel_weights" else theirs) != ours:
+            raise ValueError(f"{found[0]} was trained with --{name} {theirs}, this run has {ours}: both must be fed alike.")
+    if config.sample_size != settings.resolution:
+        raise ValueError(f"{found[0]} was trained at {config.sample_size} px, this run is at {settings.resolution} px.")
+    if config.num_classes != num_classes:
+        raise ValueError(f"{found[0]} tells {config.num_classes} classes apart, the data have {num_classes}.")
+    check_same_process(settings, found[0] / "scheduler_config.json")
+    check_same_process(settings, found[0].parent / "scheduler" / "scheduler_config.json")
+    return classifier.requires_grad_(False).eval()
+
+
+def _is_classifier(folder: Path) -> bool:
+    config = folder / "config.json"
+    return config.is_file() and json.loads(config.read_text()).get("_class_name") == "GuidanceClassifier"

@@ -1,0 +1,141 @@
+"""The record of a run: what was asked for, what came of it, and where it is published."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import diffusers
+import torch
+from accelerate import Accelerator
+
+import diffusers_macdm
+
+from ..files import refuse_existing, write_json
+from ..hub import publish as hub
+from ..provenance import records as provenance
+from .settings import TrainingSettings
+
+
+logger = logging.getLogger("macdm.training")
+
+
+def record(settings: TrainingSettings, **facts) -> dict[str, Any]:
+    """The resolved configuration of a run as plain data."""
+    packages = (diffusers_macdm, torch, diffusers, accelerate)
+    versions = {package.__name__: package.__version__ for package in packages}
+    arguments = {k: v for k, v in dataclasses.asdict(settings).items() if k not in ("dry_run", "dry_run_file", "hub_token")}
+    return {"arguments": arguments, **facts, "versions": versions}
+
+
+def print_record(settings: TrainingSettings, configuration: dict[str, Any]) -> None:
+    """`--dry_run`: a page on stdout, however many processes were launched, and the full record in `--dry_run_file`."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if settings.dry_run_file is not None:
+        refuse_existing(settings.dry_run_file)
+        write_json(settings.dry_run_file, json.loads(json.dumps(configuration, default=str)), indent=2)
+    print("\n".join(summary(configuration)))
+
+
+def summary(configuration: dict[str, Any]) -> list[str]:
+    """Return the lines that say what a run would train."""
+    arguments, data = configuration["arguments"], configuration["data"]
+    lines = [
+        f"data: {arguments['train_data_dir'] or arguments['dataset_name']}",
+        "cases to train on: " + ", ".join(f"{count} of label {label}" for label, count in data["cases_per_label"].items()),
+        f"patients: {data['num_patients'] or 'not named'}",
+        "splits: " + (", ".join(f"{count} in {name}" for name, count in (data["split_sizes"] or {}).items()) or "not known"),
+        f"earlier trainings that are taken over: {len(configuration['earlier_trainings'])}",
+    ]
+    for name in ("unet", "guidance_classifier"):
+        network = configuration.get(name)
+        if network is not None:
+            size = f"{network['num_parameters'] / 1e6:.2f} M parameters, " if "num_parameters" in network else ""
+            channels = ", ".join(map(str, network["block_out_channels"]))
+            lines.append(
+                f"{name}: {size}{network['sample_size']} px, patches of {network['patch_size']} px, channels {channels}"
+            )
+    scheduler = configuration["scheduler"]
+    lines += [
+        f"noise: {scheduler['num_train_timesteps']} levels, {scheduler['beta_schedule']}; prediction: "
+        f"{scheduler['prediction_type']}",
+        f"updates: {arguments['max_train_steps']} of {arguments['train_batch_size']} x "
+        f"{arguments['gradient_accumulation_steps']} cases per process, learning rate {arguments['learning_rate']:g} "
+        f"({arguments['lr_scheduler']}, {arguments['lr_warmup_steps']} of warm-up)",
+        f"output: {arguments['output_dir']}",
+        "Nothing was trained; --dry_run_file PATH keeps the full record.",
+    ]
+    return lines
+
+
+def write_record(path: Path, configuration: dict[str, Any], accelerator: Accelerator, resume: Path | None) -> None:
+    """Write the record of a run, on the main process; name the options that a resumed run has otherwise than before."""
+    if not accelerator.is_main_process:
+        return
+    run = {
+        "num_processes": accelerator.num_processes,
+        "device": accelerator.device.type,
+        "hardware": hardware_name(accelerator.device),
+        "precision": accelerator.mixed_precision,
+    }
+    content = json.loads(json.dumps({**configuration, "run": run}, default=str))
+    if resume is not None:
+        network = {name: network for network, name in provenance.TRAINING_RECORDS.items()}[path.name]
+        resumed = provenance.record_of_weights(resume, network)
+        before = None if resumed is None else json.loads(resumed.read_text())
+        content["earlier_trainings"] = provenance.earlier_trainings(before, content)
+    if resume is not None and path.is_file():
+        before, now = (x["arguments"] | x.get("run", {}) for x in (json.loads(path.read_text()), content))
+        changes = [f"{k} {before.get(k)} -> {v}" for k, v in now.items() if before.get(k) != v]
+        changes = [change for change in changes if not change.startswith("resume_from_checkpoint ")]
+        if changes:
+            logger.warning(f"Resumed with other options than before: {', '.join(changes)}.")
+    write_json(path, content)
+
+
+def keep_classifier_record(source: str | Path, output_dir: Path) -> None:
+    """Put the record of a guidance classifier that comes from another folder beside the pipeline that takes it over.
+
+    Without one there, an older record here would speak of other weights: it goes, as these weights do.
+    """
+    network = "guidance_classifier"
+    target = output_dir / provenance.TRAINING_RECORDS[network]
+    record = provenance.record_of_weights(source, network)
+    if record is None:
+        target.unlink(missing_ok=True)
+    elif record.resolve() != target.resolve():
+        write_json(target, json.loads(record.read_text()))
+
+
+def prepare_push(settings: TrainingSettings, accelerator: Accelerator) -> str | None:
+    """Name of the repository to push to, on the main process: created now, so that hours of training do not end at a wrong
+    token."""
+    if not settings.push_to_hub or not accelerator.is_main_process:
+        return None
+    name = settings.hub_model_id or Path(settings.output_dir).resolve().name
+    return hub.create_repository(name, private=settings.hub_private_repo, token=settings.hub_token)
+
+
+def push(settings: TrainingSettings, repo_id: str) -> None:
+    """Publish what stands in `--output_dir`; the training is complete there whatever comes of it."""
+    try:
+        done = hub.push_model(settings.output_dir, repo_id, private=settings.hub_private_repo, token=settings.hub_token)
+    except (ValueError, OSError) as error:
+        again = f"macdm push {settings.output_dir} {repo_id}" + ("" if settings.hub_private_repo else " --public")
+        raise OSError(
+            f"the training is complete in {settings.output_dir}, pushing it failed: {error} Push it with `{again}`."
+        ) from error
+    logger.info(f"Pushed {settings.output_dir} to {done.url}.")
+
+
+def hardware_name(device: torch.device) -> str:
+    """What ran the training, for the record: the GPU's name, or how many cores the CPU has."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {os.cpu_count()} cores"
