@@ -57,6 +57,9 @@ BASE_DEPENDENCIES = {"torch", "diffusers", "safetensors", "huggingface_hub", "ji
 EXTRA_MODULES = {
     f"metrics.{name}.{name}": {"datasets", "evaluate"}
     for name in ("balanced_accuracy", "dice", "hausdorff95", "roc_auc", "sensitivity", "specificity")
+} | {
+    f"training.{name}": {"accelerate"}
+    for name in ("averages", "checkpoints", "classifier", "copy_watch", "denoiser", "loop", "records")
 }
 TRANSITIVE = {"tqdm"}  # huggingface_hub depends on it and shows its own progress with it
 IMPORT_NAMES = {"pillow": "PIL"}  # where it differs from the distribution's name
@@ -178,15 +181,37 @@ def test_imports_make_no_circle():
 
 
 def test_what_stays_outside_the_package():
-    """The command line alone knows argparse; accelerate belongs to training/, whose scripts are never imported."""
+    """Options come from settings classes; accelerate belongs to the trainings; scripts are never imported."""
     scripts = {path.stem for folder in ("training", "pipelines") for path in (ROOT / folder).glob("*.py")}
-    forbidden = {"accelerate", "training", "pipelines", *scripts}
+    forbidden = {"argparse", "accelerate", "training", "pipelines", *scripts}
     found = []
     for path in source_files():
-        allowed = {"argparse"} if module_of(path).startswith("commands") else set()
+        allowed = {"accelerate"} if module_of(path).startswith("training") else set()
         for node, name in imported_names(path, ast.parse(path.read_text(encoding="utf-8"))):
-            if name.partition(".")[0] in (forbidden | {"argparse"}) - allowed:
+            if name.partition(".")[0] in forbidden - allowed:
                 found.append(f"{where(path, node)} imports {name}")
+    assert not found, "\n".join(found)
+
+
+def test_only_the_settings_and_the_parser_know_tyro():
+    found = []
+    for path in source_files():
+        allowed = module_of(path) == "parsing" or module_of(path).endswith("settings")
+        for node, name in imported_names(path, ast.parse(path.read_text(encoding="utf-8"))):
+            if name.partition(".")[0] == "tyro" and not allowed:
+                found.append(where(path, node))
+    assert not found, "\n".join(found)
+
+
+def test_the_method_imports_nothing_else_of_the_package():
+    """What a model repository publishes are copies of its files."""
+    modules = {module_of(path) for path in source_files()}
+    found = [
+        f"{where(path, node)} imports {target or PACKAGE}"
+        for path in (SRC / "macdm").glob("*.py")
+        for node, target in internal_imports(path, modules)
+        if target.partition(".")[0] != "macdm"
+    ]
     assert not found, "\n".join(found)
 
 

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from accelerate.utils import set_seed
 
-from .. import GuidanceClassifier, MaCDMUNet2DModel
 from ..files import new_folder, write_json
+from ..macdm import GuidanceClassifier, MaCDMUNet2DModel
 from ..macdm.forward_process import TASKS, ForwardProcess
 from ..macdm.training_losses import ClassificationLoss
 from .averages import by_quartile

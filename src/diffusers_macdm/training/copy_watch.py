@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from .. import MaCDMPipeline
 from ..audit.copies import CopyDetector
 from ..audit.images import to_audit_size
 from ..audit.membership import denoising_errors
@@ -32,6 +31,7 @@ from ..audit.run import Radiographs, build_detector, unrelated
 from ..data.dataset import PairDataset
 from ..data.loading import load_pairs
 from ..files import TEMPORARY_SUFFIX, replace_folder, write_json
+from ..macdm import MaCDMPipeline
 from ..macdm.image_processor import radiograph_array
 from ..statistics.proportions import proportion
 from .settings import DenoiserSettings

@@ -19,8 +19,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 
-from .. import GuidanceClassifier, MaCDMPipeline, MaCDMUNet2DModel
 from ..files import new_folder, replace_folder, scratch_folder
+from ..macdm import GuidanceClassifier, MaCDMPipeline, MaCDMUNet2DModel
 from ..macdm.forward_process import TASKS, ForwardProcess
 from ..macdm.joint_sample import CHANNELS
 from ..macdm.loss import HybridLoss

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
-from .. import GuidanceClassifier, MaCDMUNet2DModel
 from ..conversion.guided_diffusion import load_guided_diffusion, without_class_labels
 from ..conversion.plain_unet import from_plain, from_unet2d
+from ..macdm import GuidanceClassifier, MaCDMUNet2DModel
 from ..macdm.joint_sample import CHANNELS
 from .settings import ClassifierSettings, DenoiserSettings, TrainingSettings
 

@@ -14,10 +14,9 @@ import diffusers
 import torch
 from accelerate import Accelerator
 
-import diffusers_macdm
-
 from ..files import refuse_existing, write_json
 from ..hub import publish as hub
+from ..hub.loading import own_version
 from ..provenance import records as provenance
 from .settings import TrainingSettings
 
@@ -27,8 +26,8 @@ logger = logging.getLogger("macdm.training")
 
 def record(settings: TrainingSettings, **facts) -> dict[str, Any]:
     """The resolved configuration of a run as plain data."""
-    packages = (diffusers_macdm, torch, diffusers, accelerate)
-    versions = {package.__name__: package.__version__ for package in packages}
+    versions = {package.__name__: package.__version__ for package in (torch, diffusers, accelerate)}
+    versions = {"diffusers_macdm": own_version(), **versions}
     arguments = {k: v for k, v in dataclasses.asdict(settings).items() if k not in ("dry_run", "dry_run_file", "hub_token")}
     return {"arguments": arguments, **facts, "versions": versions}
 
