@@ -32,7 +32,8 @@ from diffusers_macdm.macdm.image_processor import radiograph_array
 from diffusers_macdm.macdm.joint_sample import join
 from diffusers_macdm.provenance.guard import refuse_contaminated
 from diffusers_macdm.report.contact_sheet import contact_sheet
-from diffusers_macdm.sweep.run import class_agreement, sample_pairs
+from diffusers_macdm.sweep.measures import class_agreement
+from diffusers_macdm.sweep.pairs import sample_pairs
 
 
 NUM_SHOWN = 4  # cases of each label in the picture, the first ones

@@ -15,7 +15,9 @@ from tiny_models import tiny_pipeline
 from diffusers_macdm.data.cases import load_cases
 from diffusers_macdm.phantom import write_phantom
 from diffusers_macdm.sweep import sweep
-from diffusers_macdm.sweep.run import UNBOUNDED, finding, grid_points, parse_grid, run_name, runs_of, sample_pairs
+from diffusers_macdm.sweep.findings import UNBOUNDED, finding
+from diffusers_macdm.sweep.grid import grid_points, parse_grid, run_name, runs_of
+from diffusers_macdm.sweep.pairs import sample_pairs
 
 
 DEFAULTS = {
