@@ -23,6 +23,27 @@ LFS_SUFFIXES = (".safetensors", ".parquet", ".bin")
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {size}\n"
 TYPES = {"models": "model", "datasets": "dataset", "spaces": "space"}
 
+# https://huggingface.co/docs/hub/repositories-licenses: the Hub refuses a card with any other.
+LICENSES = frozenset(
+    """
+    apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m afl-3.0
+    artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0
+    cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0
+    cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0 cdla-permissive-2.0 wtfpl ecl-2.0
+    epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 isc lppl-1.3c ms-pl mpl-2.0
+    odc-by odbl openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl lgpl-lr deepfloyd-if-license llama2 gemma
+    unknown other
+    """.split()
+)
+# Tasks of the Hub that have to do with images (huggingface.js, packages/tasks/src/pipelines.ts).
+IMAGE_TASKS = frozenset(
+    """
+    depth-estimation image-classification image-feature-extraction image-segmentation image-to-image image-to-text
+    keypoint-detection mask-generation object-detection text-to-image unconditional-image-generation
+    zero-shot-image-classification zero-shot-object-detection other
+    """.split()
+)
+
 
 def git_hash(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
@@ -330,6 +351,13 @@ class _HubHandler(_Handler):
         except yaml.YAMLError as error:
             return self._json({"errors": [{"message": str(error)}], "warnings": []}, 400)
         warnings = [] if metadata else [{"message": "empty or missing yaml metadata in repo card"}]
+        licenses, tasks = (metadata.get(name) or [] for name in ("license", "pipeline_tag"))
+        licenses, tasks = ([names] if isinstance(names, str) else names for names in (licenses, tasks))
+        if not LICENSES.issuperset(licenses):
+            message = f'"license" must be one of [{", ".join(sorted(LICENSES))}]'
+            return self._json({"errors": [{"message": message}], "warnings": warnings}, 400)
+        tasks = [*tasks, *metadata.get("task_categories", [])]
+        warnings += [{"message": f'"{task}" is not in the official list of tasks'} for task in tasks if task not in IMAGE_TASKS]
         return self._json({"errors": [], "warnings": warnings})
 
     # --- reading

@@ -312,8 +312,6 @@ def test_bad_input_is_one_sentence(model, tmp_path):
         model_card(tmp_path, REPO)
     with pytest.raises(ValueError, match="no name of a Hub repository"):
         model_card(model, "a/b/c")
-    with pytest.raises(ValueError, match="license='gpl-9' is none that the Hub knows"):
-        model_card(model, REPO, license="gpl-9")
     with pytest.raises(FileNotFoundError, match="needs a file LICENSE"):
         model_card(model, REPO, license="other")
     with pytest.raises(FileNotFoundError, match="no audit.json"):
@@ -342,9 +340,7 @@ def test_other_licence_is_named_and_comes_along(recorded):
 @pytest.mark.parametrize(
     "before, after, message",
     [
-        ("license: mit", "license: GPL", "license='GPL' is none"),
         ("license: mit", "license: other", "needs license_name"),
-        ("pipeline_tag: unconditional-image-generation", "pipeline_tag: radiographs", "'radiographs' is no task"),
         ("library_name: diffusers\n", "", "library_name is missing"),
         ("value: 0.06", "value: .nan", "no finite number"),
         ("value: 0.06", "value: not measured", "no finite number"),
@@ -354,7 +350,7 @@ def test_other_licence_is_named_and_comes_along(recorded):
         ("license: mit", "license: [mit", "cannot be read"),
     ],
 )
-def test_check_finds_what_the_hub_refuses(recorded, tmp_path, before, after, message):
+def test_check_finds_what_no_card_of_this_package_lacks(recorded, tmp_path, before, after, message):
     write_json(tmp_path, "audit.json", AUDIT)
     card = model_card(recorded, REPO, audit_dir=tmp_path, license="mit")
     assert before in card

@@ -74,13 +74,11 @@ COMMANDS = {
         "sweep",
         {"--eval-steps": "--downstream-steps", "--width": ("--classifier-width", "--segmenter-width")},
     ),
-    "push": Command("Publish a trained pipeline on the Hub.", "hub.settings.PushSettings", "hub.publish.run_push", "push"),
+    "push": Command("Publish a trained pipeline on the Hub.", "hub.settings.PushSettings", "hub.model.run", "push"),
     "push-dataset": Command(
-        "Publish a synthetic set on the Hub.", "hub.settings.PushDatasetSettings", "hub.publish.run_push_dataset", "push"
+        "Publish a synthetic set on the Hub.", "hub.settings.PushDatasetSettings", "hub.dataset.run", "push"
     ),
-    "push-metric": Command(
-        "Publish a metric on the Hub.", "hub.settings.PushMetricSettings", "hub.publish.run_push_metric", "push"
-    ),
+    "push-metric": Command("Publish a metric on the Hub.", "hub.settings.PushMetricSettings", "hub.metric.run", "push"),
 }
 
 

@@ -15,8 +15,9 @@ import torch
 from accelerate import Accelerator
 
 from ..files import refuse_existing, write_json
-from ..hub import publish as hub
+from ..hub import push_model
 from ..hub.loading import own_version
+from ..hub.publish import create_repository
 from ..provenance import records as provenance
 from .settings import TrainingSettings
 
@@ -118,13 +119,13 @@ def prepare_push(settings: TrainingSettings, accelerator: Accelerator) -> str | 
     if not settings.push_to_hub or not accelerator.is_main_process:
         return None
     name = settings.hub_model_id or Path(settings.output_dir).resolve().name
-    return hub.create_repository(name, private=settings.hub_private_repo, token=settings.hub_token)
+    return create_repository(name, private=settings.hub_private_repo, token=settings.hub_token)
 
 
 def push(settings: TrainingSettings, repo_id: str) -> None:
     """Publish what stands in `--output_dir`; the training is complete there whatever comes of it."""
     try:
-        done = hub.push_model(settings.output_dir, repo_id, private=settings.hub_private_repo, token=settings.hub_token)
+        done = push_model(settings.output_dir, repo_id, private=settings.hub_private_repo, token=settings.hub_token)
     except (ValueError, OSError) as error:
         again = f"macdm push {settings.output_dir} {repo_id}" + ("" if settings.hub_private_repo else " --public")
         raise OSError(
