@@ -129,10 +129,8 @@ def test_what_the_commands_print(hub, model, synthetic, phantom, capsys):
     assert cli.main(["push", str(model), "alice/leg", "--tag", "v1"]) == 0
     commit = hub.repo("alice/leg").tags["v1"][:8]
     last = capsys.readouterr().out.splitlines()[-1]
-    assert (
-        last
-        == f"{len(PUBLISHED) - 1} files of {len(PUBLISHED) - 1} new or changed, commit {commit}, tag v1; private: {hub.url}/alice/leg"
-    )
+    number = len(PUBLISHED) - 1
+    assert last == f"{number} files of {number} new or changed, commit {commit}, tag v1; private: {hub.url}/alice/leg"
     assert cli.main(["push", str(model), "alice/leg"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"nothing new, commit {commit}; private: {hub.url}/alice/leg"
     assert cli.main(["push-dataset", str(synthetic), "alice/pairs", "--public"]) == 0
