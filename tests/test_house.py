@@ -55,8 +55,8 @@ LAYERS = (
 BASE_DEPENDENCIES = {"torch", "diffusers", "safetensors", "huggingface_hub", "jinja2", "pillow", "numpy", "tyro"}
 # Modules that belong to an extra and may import its packages at the top; all others import them where they are used.
 EXTRA_MODULES = {
-    f"metrics.{name}.{name}": {"datasets", "evaluate"}
-    for name in ("balanced_accuracy", "dice", "hausdorff95", "roc_auc", "sensitivity", "specificity")
+    module: {"datasets", "evaluate"}
+    for module in ("metrics.base", *(f"metrics.{path.stem}.{path.stem}" for path in SRC.glob("metrics/*/*.py")))
 } | {
     f"training.{name}": {"accelerate"}
     for name in ("averages", "checkpoints", "classifier", "copy_watch", "denoiser", "loop", "records")

@@ -7,7 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import evaluate
 import numpy as np
 import pytest
 import torch
@@ -204,5 +206,18 @@ def test_names_that_published_scripts_import():
     for name in METRICS:
         script = (metric_folder(name) / f"{name}.py").read_text(encoding="utf-8")
         assert re.findall(r"^from (?!__future__)(\S+) import (.*)$", script, re.MULTILINE) == [
-            ("diffusers_macdm.metrics", "compute_with_interval, measures")
+            ("diffusers_macdm.metrics", "PatientMetric, measures")
         ]
+
+
+def test_a_space_of_the_first_version_still_works(modules, inputs):
+    """The script that 0.1.0 has published, as it is."""
+    published = evaluate.load(str(Path(__file__).parent / "fixtures/metric_space_0_1_0/dice"))
+    masks = dict(zip(("predictions", "references"), inputs["dice"], strict=True))
+    options = {"patient_ids": PATIENTS, "num_resamples": 50, "seed": 2, "both_empty": 1.0}
+    assert published.compute(**masks, **options) == modules["dice"].compute(**masks, **options)
+    assert published.inputs_description == modules["dice"].inputs_description
+
+
+def test_metrics_are_found_by_their_folders():
+    assert METRICS == ("balanced_accuracy", "dice", "hausdorff95", "roc_auc", "sensitivity", "specificity")

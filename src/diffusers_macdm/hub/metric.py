@@ -39,8 +39,11 @@ def push_metric(
     script = repo_id.split("/")[1]
     if "." in script:
         raise ValueError(f"{repo_id}: `evaluate` cannot load a metric from a repository with a dot in its name.")
-    files: dict[str, Path | bytes] = {path: folder / path for path in (CARD, "requirements.txt")}
-    files[f"{script}.py"] = folder / f"{name}.py"
+    files: dict[str, Path | bytes] = {
+        CARD: folder / CARD,
+        f"{script}.py": folder / f"{name}.py",
+        "requirements.txt": b"diffusers-macdm[eval]\n",
+    }
     if dry_run:
         return Push(repo_id, sorted(files))
     done = publish(files, target, lambda path: False, f"Upload metric {name}")

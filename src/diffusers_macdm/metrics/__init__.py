@@ -5,12 +5,13 @@
 
 Each is a folder with a script that `evaluate.load` takes by its path, too, and that `macdm push-metric` publishes as a Space of
 the Hub. Published scripts import this module alone (those of 0.1.0 `diffusers_macdm.evaluation.metrics` as well): the names
-`compute_with_interval` and `measures` are theirs. The numbers come from `statistics/measures.py`, the intervals from
-`statistics/bootstrap.py`.
+`PatientMetric`, `compute_with_interval` and `measures` are theirs. The numbers come from `statistics/measures.py`, the
+intervals from `statistics/bootstrap.py`.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,13 +21,20 @@ from ..statistics import measures
 from ..statistics.bootstrap import Statistic, patient_bootstrap
 
 
-__all__ = ["METRICS", "compute_with_interval", "load_metric", "measures", "metric_folder"]
+__all__ = ["METRICS", "PatientMetric", "compute_with_interval", "load_metric", "measures", "metric_folder"]
 
-METRICS = ("balanced_accuracy", "dice", "hausdorff95", "roc_auc", "sensitivity", "specificity")
+# Every folder NAME with a script NAME.py is a metric.
+METRICS = tuple(sorted(path.stem for path in Path(__file__).parent.glob("*/*.py") if path.stem == path.parent.name))
+
+
+def __getattr__(name: str):
+    if name == "PatientMetric":  # not before it is asked for: it needs `evaluate`
+        return importlib.import_module(".base", __name__).PatientMetric
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def metric_folder(name: str) -> Path:
-    """The folder of a metric's script, card and requirements.
+    """Return the folder of a metric's script and card.
 
     Raises:
         ValueError: for a name that is none.
@@ -37,7 +45,7 @@ def metric_folder(name: str) -> Path:
 
 
 def load_metric(name: str):
-    """The `evaluate.Metric` of this name.
+    """Load the `evaluate.Metric` of this name.
 
     Raises:
         ValueError: for a name that is none.
@@ -56,7 +64,7 @@ def compute_with_interval(
     seed: int,
     rests_on: Sequence[np.ndarray],
 ) -> dict:
-    """What a metric's `compute` returns: its value, the 95 % interval over patients, and their number.
+    """Return what a metric's `compute` returns: its value, the 95 % interval over patients, and their number.
 
     Args:
         statistic, rests_on: as in `patient_bootstrap`.

@@ -1,38 +1,23 @@
 """Area under the ROC curve, with an interval over patients, as a module of `evaluate`."""
 
-import datasets
-import evaluate
 import numpy as np
 
-from diffusers_macdm.metrics import compute_with_interval, measures
+from diffusers_macdm.metrics import PatientMetric, measures
 
 
-_DESCRIPTION = """
+class RocAuc(PatientMetric):
+    key = "roc_auc"
+    description = """
 Area under the ROC curve: how often a case with a lesion (1) has a higher score than a normal one (0), ties counting half, with
 a 95 % interval over patients. Scores of different classifiers (folds of a cross-validation) are compared within `strata` alone.
 """
-
-_KWARGS_DESCRIPTION = """
-Args:
-    predictions: scores `[N]`, the higher the likelier a lesion.
+    arguments = """    predictions: scores `[N]`, the higher the likelier a lesion.
     references: `[N]` of 0 and 1.
-    strata: of each case, the number of its fold say; only pairs within one stratum count. All count if None.
-    patient_ids: of each case, of any kind; cases of one patient are drawn together. Each case is a patient of its own if None.
-    num_resamples (`int`): draws of patients.
-    seed (`int`): of the draws.
-Returns:
-    roc_auc (`float` or None): in [0, 1], None where no stratum has both classes.
-    interval (`list` of two `float`, or None): 95 %, percentile bootstrap over patients; None where there is none to estimate
-        (a single patient, or resamples that do not vary, for all cases are right).
-    num_patients (`int`).
-
-Examples:
-    >>> from diffusers_macdm.metrics import load_metric
-    >>> load_metric("roc_auc").compute(predictions=[0.1, 0.4, 0.35, 0.8], references=[0, 0, 1, 1])["roc_auc"]
-    0.75
-"""
-
-_CITATION = """
+    strata: of each case, the number of its fold say; only pairs within one stratum count. All count if None."""
+    returns = "roc_auc (`float` or None): in [0, 1], None where no stratum has both classes."
+    example = """>>> load_metric("roc_auc").compute(predictions=[0.1, 0.4, 0.35, 0.8], references=[0, 0, 1, 1])["roc_auc"]
+    0.75"""
+    citation = """
 @article{hanley1982,
   title={The Meaning and Use of the Area under a Receiver Operating Characteristic ({ROC}) Curve},
   author={Hanley, James A. and McNeil, Barbara J.},
@@ -40,28 +25,15 @@ _CITATION = """
 }
 """
 
-
-@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
-class RocAuc(evaluate.Metric):
-    def _info(self):
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
-            features=datasets.Features(predictions=datasets.Value("float64"), references=datasets.Value("float64")),
-        )
-
     def _compute(self, predictions, references, patient_ids=None, strata=None, num_resamples=2000, seed=0):
         predictions, references = (np.asarray(values, dtype=float) for values in (predictions, references))
         of_case = np.zeros(len(references)) if strata is None else np.asarray(strata)
         if len(of_case) != len(references):
             raise ValueError(f"{len(of_case)} strata for {len(references)} cases: one for each case is needed.")
-        return compute_with_interval(
-            "roc_auc",
+        return self.over_patients(
             lambda cases: measures.roc_auc(predictions[cases], references[cases], of_case[cases]),
-            len(references),
+            [references == 1, references == 0],
             patient_ids,
             num_resamples,
             seed,
-            [references == 1, references == 0],
         )

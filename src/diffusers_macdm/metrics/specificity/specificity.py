@@ -1,36 +1,19 @@
 """Specificity, with an interval over patients, as a module of `evaluate`."""
 
-import datasets
-import evaluate
 import numpy as np
 
-from diffusers_macdm.metrics import compute_with_interval, measures
+from diffusers_macdm.metrics import PatientMetric, measures
 
 
-_DESCRIPTION = """
+class Specificity(PatientMetric):
+    key = "specificity"
+    description = """
 Share of the normal cases (0) that are called so, with a 95 % interval over patients.
 """
-
-_KWARGS_DESCRIPTION = """
-Args:
-    predictions: `[N]` of 0 (normal) and 1 (with a lesion).
-    references: `[N]` of 0 and 1.
-    patient_ids: of each case, of any kind; cases of one patient are drawn together. Each case is a patient of its own if None.
-    num_resamples (`int`): draws of patients.
-    seed (`int`): of the draws.
-Returns:
-    specificity (`float` or None): in [0, 1], None without a normal case.
-    interval (`list` of two `float`, or None): 95 %, percentile bootstrap over patients; None where there is none to estimate
-        (a single patient, or resamples that do not vary, for all cases are right).
-    num_patients (`int`).
-
-Examples:
-    >>> from diffusers_macdm.metrics import load_metric
-    >>> load_metric("specificity").compute(predictions=[0, 1, 1, 0, 0], references=[0, 1, 0, 1, 0])["specificity"]
-    0.6666666666666666
-"""
-
-_CITATION = """
+    returns = "specificity (`float` or None): in [0, 1], None without a normal case."
+    example = """>>> load_metric("specificity").compute(predictions=[0, 1, 1, 0, 0], references=[0, 1, 0, 1, 0])["specificity"]
+    0.6666666666666666"""
+    citation = """
 @article{altman1994,
   title={Diagnostic Tests 1: Sensitivity and Specificity},
   author={Altman, Douglas G. and Bland, J. Martin},
@@ -38,25 +21,12 @@ _CITATION = """
 }
 """
 
-
-@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
-class Specificity(evaluate.Metric):
-    def _info(self):
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
-            features=datasets.Features(predictions=datasets.Value("float64"), references=datasets.Value("float64")),
-        )
-
     def _compute(self, predictions, references, patient_ids=None, num_resamples=2000, seed=0):
         predictions, references = (np.asarray(values, dtype=float) for values in (predictions, references))
-        return compute_with_interval(
-            "specificity",
+        return self.over_patients(
             lambda cases: measures.specificity(predictions[cases], references[cases]),
-            len(references),
+            [references == 0],
             patient_ids,
             num_resamples,
             seed,
-            [references == 0],
         )
