@@ -27,6 +27,7 @@ from ..evaluation.endpoints import (
 from ..evaluation.networks import TASKS
 from ..report.page import plain
 from ..statistics.proportions import proportion
+from ..statistics.trainings import t_interval
 from .folds import Part
 from .models import MODELS
 from .models.macdm import MaCDM
@@ -138,18 +139,10 @@ def over_folds(per_fold: Sequence[Sequence[dict]]) -> list[dict]:
                 numbers = [other[name] for other in same if other[name] is not None]
                 found[name] = float(np.mean(numbers)) if numbers else None
         values = [other["value"] for other in same]
-        rows.append({**found, "interval": _mean_interval(values), "per_fold": values})
+        rows.append(
+            {**found, "interval": t_interval([value for value in values if value is not None], least=3), "per_fold": values}
+        )
     return rows
-
-
-def _mean_interval(values: Sequence[float | None]) -> list[float] | None:
-    from scipy.stats import t
-
-    known = np.array([value for value in values if value is not None])
-    if len(known) < 3:
-        return None
-    margin = t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known))
-    return [float(known.mean() - margin), float(known.mean() + margin)]
 
 
 def _model_facts(model: str, done: Sequence[Done]) -> dict:
