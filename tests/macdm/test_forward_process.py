@@ -274,3 +274,28 @@ def test_draw_timesteps_of_one_use_alone():
 def test_bad_task_probabilities(probabilities):
     with pytest.raises(ValueError, match="task_probabilities=.*pairs, masks_to_image, image_to_masks"):
         draw_timesteps(4, 1000, probabilities)
+
+
+def test_a_noisy_sample_keeps_what_is_given():
+    """Given channels are fed clean, noised ones as `add_noise` has them; the noise is drawn once, from the global generator."""
+    process = ForwardProcess.from_scheduler(DDPMScheduler())
+    clean = normal(2, 3, 4, 4)
+    noised = torch.tensor([[True, False, False], [True, True, True]])
+    timesteps = torch.tensor([[300], [700]]) * noised
+    torch.manual_seed(5)
+    sample = process.sample(clean, timesteps, noised)
+    torch.manual_seed(5)
+    assert torch.equal(sample.noise, torch.randn_like(clean))
+    expected = process.add_noise(clean, sample.noise, timesteps)
+    expected[0, 1:] = clean[0, 1:]
+    assert torch.equal(sample.noisy, expected)
+    assert process.sample(clean.half(), timesteps[:, 0]).noisy.dtype == torch.float32
+    assert process.sample(clean, timesteps[:, 0]).noised_channels.all()
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_target_is_the_prediction_that_says_the_noise(prediction_type):
+    process = ForwardProcess.from_scheduler(DDPMScheduler())
+    sample = process.sample(normal(2, 3, 4, 4), torch.tensor([10, 700]), noise=normal(2, 3, 4, 4, seed=1))
+    target = sample.target(prediction_type)
+    torch.testing.assert_close(noise_of(target, sample.noisy, sample.alphas_cumprod, prediction_type), sample.noise)

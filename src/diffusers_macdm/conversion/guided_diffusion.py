@@ -25,12 +25,12 @@ logger = logging.get_logger("diffusers.macdm.conversion")
 
 @dataclass(frozen=True)
 class AttentionHeads:
-    """What the weights do not tell: flags `num_heads`, `num_head_channels` and `use_new_attention_order` of guided-diffusion.
+    """Attention heads, which the weights do not tell: flags of guided-diffusion.
 
     Attributes:
-        num_heads: number of heads of every attention layer, or
-        num_head_channels: channels of a head in every attention layer.
-        new_order: whether queries, keys and values are split before the heads are.
+        num_heads: number of heads of every attention layer (`num_heads`), or None.
+        num_head_channels: channels of a head in every attention layer (`num_head_channels`), or None.
+        new_order: whether queries, keys and values are split before the heads are (`use_new_attention_order`).
     """
 
     num_heads: int | None = None
@@ -255,7 +255,7 @@ def _count(names: set[str], group: str) -> int:
 def _attention_heads(
     layout: _Layout, num_heads: int | None, num_head_channels: int | None, new_order: bool | None
 ) -> tuple[int | None, AttentionHeads]:
-    """What is given, or else what is known of the published checkpoint of this layout; and the image size, if known."""
+    """The image size, if known, and the heads: as given, or else those of the published checkpoint of this layout."""
     image_size, known = None, None
     if layout.in_channels == 3 and layout.resblock_updown and layout.scale_shift:
         signature = (layout.time_proj_dim, layout.block_out_channels, layout.layers_per_block)

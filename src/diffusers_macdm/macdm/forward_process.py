@@ -180,7 +180,7 @@ def noise_of(
 def prediction_of(
     noise: torch.Tensor, noisy: torch.Tensor, alphas_cumprod: torch.Tensor | float, prediction_type: str
 ) -> torch.Tensor:
-    """The inverse of `noise_of`: the prediction of type `prediction_type` that says the same as the noise `noise`."""
+    """The inverse of `noise_of`: the prediction of type `prediction_type` that says the same as `noise`."""
     signal, sigma = _signal_and_sigma(alphas_cumprod, noisy)
     if prediction_type == "epsilon":
         return noise

@@ -1,11 +1,11 @@
 """Guidance as pure functions around the noise prediction, and `GuidedDenoiser`, which composes them around a network.
 
-Every function works on the *noise* prediction of the sample that the network sees (`scheduler.scale_model_input(x, t)`),
-in float32. `GuidedDenoiser` converts other prediction types before and after (`noise_of`, `prediction_of`).
+Every function works on the *noise* prediction of the sample that the network sees, in float32 (what it sees is
+`scheduler.scale_model_input(x, t)`). `GuidedDenoiser` converts other prediction types before and after.
 
-Why this is none of the `guiders/` of diffusers: they combine several predictions of one network, classifier-free guidance and
-its relatives. The guidance of MaC-DM adds the gradient of another network, which they have no place for, and needs the noise
-level to do so; and they are marked as experimental.
+Why this does not subclass the `guiders/` of diffusers: they combine several predictions of one network, classifier-free
+guidance and its relatives. The guidance of MaC-DM adds the gradient of another network, which they have no place for, and
+needs the noise level to do so, in float32 for every prediction type; and they are marked as experimental.
 """
 
 from __future__ import annotations
@@ -131,12 +131,8 @@ class GuidedDenoiser:
 
     def __post_init__(self):
         """Refuse guidance by a network that is not there, or that was not trained on what the denoiser was trained on."""
-        scale, classifier, unet, weak_unet = (
-            self.guidance.guidance_scale,
-            self.guidance_classifier,
-            self.unet,
-            self.weak_unet,
-        )
+        unet, classifier, weak_unet = self.unet, self.guidance_classifier, self.weak_unet
+        scale = self.guidance.guidance_scale
         if scale != 0 and classifier is None:
             raise ValueError(
                 f"guidance_scale={scale} needs a guidance_classifier, which this pipeline lacks: train one with "

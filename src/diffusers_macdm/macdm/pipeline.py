@@ -195,7 +195,8 @@ class MaCDMPipeline(DiffusionPipeline):
         # 1. Check what is asked for, and bring it into one form.
         guidance = Guidance(guidance_scale, guidance_interval, classifier_free_guidance_scale, autoguidance_scale)
         process = self.check_scheduler(guidance.is_on)
-        given = given_channels(image, anatomy_mask, lesion_mask, self.unet.config.sample_size)  # [B or 1, 1, H, W] each
+        size = self.unet.config.sample_size
+        given = given_channels(image, anatomy_mask, lesion_mask, size)  # [B or 1, 1, H, W] each
         callback_inputs = callback_on_step_end_tensor_inputs
         self.check_inputs(given, strength, num_inference_steps, class_labels, guidance, output_type, callback_inputs)
         prediction_type = self.scheduler.config.prediction_type
@@ -319,7 +320,8 @@ class MaCDMPipeline(DiffusionPipeline):
     def prepare_timesteps(self, num_inference_steps: int, strength: float | None) -> torch.Tensor:
         """Set the scheduler to its timesteps and return those to visit; `strength` leaves out the first ones."""
         scheduler, num_train_timesteps = self.scheduler, self.scheduler.config.num_train_timesteps
-        scheduler.set_timesteps(num_inference_steps, device=self._execution_device)  # anew: multistep solvers keep state
+        # Anew in every call: multistep solvers keep state.
+        scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
         if traits(scheduler).steps_back_evenly and num_train_timesteps % num_inference_steps:
             logger.warning(
                 f"{type(scheduler).__name__} steps back by {num_train_timesteps} // num_inference_steps, whatever "

@@ -1,4 +1,4 @@
-"""Everything there is to know about diffusers' schedulers: which can sample from the model, how, and why others cannot."""
+"""Schedulers of diffusers: which can sample from the model, how, and why others cannot."""
 
 from __future__ import annotations
 
