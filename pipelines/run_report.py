@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 from pathlib import Path
 
 import matplotlib
@@ -19,46 +18,14 @@ import torch
 
 from diffusers_macdm.data.dataset import UNLABELED, PairDataset
 from diffusers_macdm.data.loading import load_pairs
+from diffusers_macdm.files import new_folder, write_json, write_text
 from diffusers_macdm.macdm.joint_sample import CHANNELS, NORMAL_LABEL, split
 from diffusers_macdm.report.contact_sheet import save, side_by_side_sheet
-from diffusers_macdm.report.page import percent, png_source, render
+from diffusers_macdm.report.page import PALETTE, percent, png_source, render
 
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
-
-
-PAGE = """{% extends "base.html" %}
-{% from "parts.html" import head, picture %}
-{% block title %}{{ title }}{% endblock %}
-{% block body %}
-<h1>{{ title }}</h1>
-<p>{{ sentence }}</p>
-{{ picture(sheet, "Real pairs beside synthetic pairs, with the outlines of their masks", sheet_note) }}
-<h2>Do the masks say what the label says?</h2>
-<div class="scroll"><table>
-{{ head(["label", "pairs", "with a lesion, as sampled", "with a lesion, refined", "lesion inside anatomy, as sampled",
-         "median lesion area", "the same, real"]) }}<tbody>
-{% for row in labels %}<tr><th scope="row">{{ row.label }}</th><td>{{ row.num_pairs }}</td>
-<td>{{ row.with_lesion_unrefined | percent }}</td><td>{{ row.with_lesion | percent }}</td>
-<td>{{ row.inside | percent }}</td><td>{{ permille(row.area) }}</td><td>{{ permille(row.real_area) }}</td></tr>
-{% endfor %}</tbody></table></div>
-<p class="note">"As sampled" is before mask refinement, which empties the lesion mask of normal pairs and cuts
-lesions off at the anatomy. Areas are shares of the image, over the pairs that have a lesion.</p>
-<h2>Training</h2>
-{{ picture(curve, "Loss by training step", training) }}
-{% if stages %}<h2>Time</h2>
-<div class="scroll"><table>{{ head(["stage", "seconds"]) }}<tbody>
-{% for name, seconds in stages.items() %}<tr><th scope="row">{{ name }}</th><td>{{ "%.0f" | format(seconds) }}</td></tr>
-{% endfor %}</tbody></table></div>{% endif %}
-<h2>Settings</h2>
-<pre>{{ settings | pretty }}</pre>
-<h2>Copies</h2>
-<p>{{ verdict or "These pairs are not audited for copies of training images." }}</p>
-<p class="note">Nothing here shows that these pairs help a classifier or a segmenter. They are no medical evidence of
-anything.</p>
-{% endblock %}
-"""
 
 
 def report(
@@ -136,14 +103,11 @@ def report(
         "device": "cuda" if torch.cuda.is_available() else f"cpu, {os.cpu_count()} cores",
     }
 
-    temporary = out_dir.with_name(out_dir.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save(sheet, temporary / "real_and_synthetic.png")
-    _plot(log, temporary / "loss_curve.png")
-    (temporary / "report.json").write_text(json.dumps(facts, indent=2) + "\n")
-    (temporary / "index.html").write_text(_page(title, facts, temporary))
-    temporary.rename(out_dir)
+    with new_folder(out_dir) as folder:
+        save(sheet, folder / "real_and_synthetic.png")
+        _plot(log, folder / "loss_curve.png")
+        write_json(folder / "report.json", facts, indent=2)
+        write_text(folder / "index.html", _page(title, facts, folder))
     return facts
 
 
@@ -180,7 +144,7 @@ def _plot(log: list[dict], path: Path) -> None:
     for name in CHANNELS:
         axes[0].plot(steps, [line[f"simple/{name}"] for line in log], label=name.replace("_", " "))
     axes[0].set(yscale="log", xlabel="step", ylabel="mean squared error", title="L_simple by channel")
-    for quartile, color in zip(range(4), plt.cm.viridis(np.linspace(0, 0.9, 4)), strict=True):
+    for quartile, color in enumerate(PALETTE[:4]):
         values = [np.nanmean([line.get(f"simple/{name}/q{quartile}", np.nan) for name in CHANNELS]) for line in log]
         axes[1].plot(steps, values, label=f"t in quartile {quartile + 1}", color=color)
     axes[1].set(yscale="log", xlabel="step", title="L_simple by timestep (1: nearly clean)")
@@ -201,7 +165,7 @@ def _page(title: str, facts: dict, folder: Path) -> str:
     )
     training = facts["training"]
     return render(
-        PAGE,
+        Path(__file__).with_name("run_report.html.jinja"),
         title=title,
         sentence=sentence + ".",
         sheet=png_source((folder / "real_and_synthetic.png").read_bytes()),

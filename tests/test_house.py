@@ -215,6 +215,31 @@ def test_the_method_imports_nothing_else_of_the_package():
     assert not found, "\n".join(found)
 
 
+def test_no_page_stands_in_python():
+    """Pages are templates, which editors color and people find."""
+    tag = re.compile(r"</?(?:html|head|body|div|p|span|table|tr|td|th|ul|li|h[1-6]|img|figure|style|pre)[ >]")
+    folders = (SRC, ROOT / "training", ROOT / "pipelines")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for folder in folders
+        for path in sorted(folder.rglob("*.py"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if tag.search(line)
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_temporary_names_are_made_in_one_place():
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in source_files()
+        if module_of(path) not in ("files", "hub.privacy")  # which knows what others leave behind
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if ".tmp" in line or "os.replace(" in line
+    ]
+    assert not found, "\n".join(found)
+
+
 def test_base_dependencies_are_these():
     names = {re.match(r"[\w.-]+", line).group() for line in PYPROJECT["project"]["dependencies"]}
     assert names == BASE_DEPENDENCIES

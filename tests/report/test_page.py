@@ -34,6 +34,8 @@ def test_names_in_words():
     assert [plain(name) for name in ("roc_auc", "macdm")] == ["ROC AUC", "MaC-DM"]
 
 
-def test_page_escapes_what_it_is_given_but_not_its_own_style():
-    page = render('{% extends "base.html" %}{% block body %}{{ text }}{% endblock %}', text="<script>")
+def test_page_escapes_what_it_is_given_but_not_its_own_style(tmp_path):
+    template = tmp_path / "own.html.jinja"
+    template.write_text('{% extends "base.html.jinja" %}{% block body %}{{ text }}{% endblock %}')
+    page = render(template, text="<script>")
     assert "&lt;script&gt;" in page and '"Segoe UI"' in page

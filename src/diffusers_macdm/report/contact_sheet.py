@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..files import new_file
 from ..macdm.image_processor import mask_array, radiograph_array, resize_radiograph
 
 
@@ -110,11 +111,9 @@ def outline(mask: np.ndarray, tile: int) -> np.ndarray:
 
 
 def save(sheet: Image.Image, path: str | Path) -> None:
-    """Write a sheet as PNG under a temporary name first, so that no half-written file is ever seen."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    sheet.save(temporary, format="PNG", optimize=True)
-    temporary.replace(path)
+    """Write a sheet as PNG, atomically."""
+    with new_file(Path(path)) as temporary:
+        sheet.save(temporary, format="PNG", optimize=True)
 
 
 def _plain(radiograph: np.ndarray, tile: int) -> np.ndarray:

@@ -31,7 +31,7 @@ def forest_plot(rows: Mapping[str, Mapping[str, dict]], xlabel: str, zero: str) 
         zero: what zero means.
 
     Returns:
-        The source of an <img>.
+        The source of an image element.
     """
     series = list(dict.fromkeys(name for estimates in rows.values() for name in estimates))
     height = 0.17 * len(series) + 0.14
@@ -74,7 +74,7 @@ def curves(
         tick_names: what is written at each x; its number when None.
 
     Returns:
-        The source of an <img>.
+        The source of an image element.
     """
     figure, axes = _figure(3.6)
     ticks = sorted({point["x"] for points in lines.values() for point in points})
@@ -102,7 +102,7 @@ def curves(
 
 
 def scatter(groups: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Points of several groups in the plane of a projection, whose axes mean nothing: the source of an <img>."""
+    """Points of several groups in the plane of a projection, whose axes mean nothing, as the source of an image."""
     figure, axes = _figure(4.6)
     for index, (name, points) in enumerate(groups.items()):
         x, y = zip(*points, strict=True)

@@ -8,49 +8,6 @@ from ..report.page import plain, render, write_index
 from ..report.plots import curves
 
 
-PAGE = """{% extends "base.html" %}
-{% from "parts.html" import ending, estimate, head, picture %}
-{% block title %}Sweep{% endblock %}
-{% block body %}
-<h1>What each option does</h1>
-{% for sentence in r.conclusion %}<p class="verdict">{{ sentence }}</p>{% endfor %}
-<p>Each option was varied alone, the others kept. Bars are 95 % intervals; gray lines are what the same measure gives without a
-generator, such as real cases against real cases.</p>
-<nav aria-label="Sections">{% for option in options %}<a href="#{{ option.name }}">{{ option.name | plain }}</a>{% endfor %}
-<a href="#points">all numbers</a><a href="#glossary">glossary</a><a href="#settings">settings</a></nav>
-{% for option in options %}
-<h2 id="{{ option.name }}">{{ option.name | plain | capitalize }}</h2>
-{% if option.plots %}<div class="pictures">{% for measure, source in option.plots.items() %}{{ picture(
-  source, measure ~ " against " ~ option.name | plain ~ ", with 95 % intervals; the numbers are in the table below"
-) }}{% endfor %}</div>{% else %}<p>Not measured: a curve needs two values.</p>{% endif %}
-{% endfor %}
-<h2 id="points">All numbers</h2>
-<div class="scroll"><table><caption>Every point of the grid (95 % interval)</caption>
-{{ head(["option", "value"] + measures | map("plain") | list) }}<tbody>
-{% for point in r.points %}<tr><th scope="row">{{ point.parameter | plain if point.parameter else "grid" }}</th>
-<td>{{ value_name(point.value) }}</td>
-{% for name in measures %}<td>{{ estimate(by_name(point).get(name)) }}</td>{% endfor %}</tr>
-{% endfor %}{% if references %}<tr><th scope="row">for comparison</th><td></td>
-{% for name in measures %}<td>{% for line, value in r.references.get(name, {}).items() %}{{ line }}: {{ value | number }}<br>
-{% endfor %}</td>{% endfor %}</tr>{% endif %}
-</tbody></table></div>
-<h2 id="glossary">What the numbers mean</h2>
-<dl>
-<dt>KID, precision, recall</dt><dd>How near the radiographs come to real ones in the features of a network. KID: 0 is
-alike. Precision: share of synthetic images that look like some real one; recall: of real images that look like some synthetic
-one.</dd>
-<dt>Fit (Dice)</dt><dd>Overlap of a pair's masks with those that a segmenter, trained on real pairs alone, sees in its
-radiograph.</dd>
-<dt>Class agreement</dt><dd>How often a diagnosis classifier, trained on real cases alone, sees the label that was asked
-for.</dd>
-<dt>Copy rate, closeness</dt><dd>Share of radiographs that lie closer to a training film than 95 % of validation films do (5 %
-by chance), and how close they lie.</dd>
-</dl>
-{{ ending(r.notes, {"settings": r.settings, "versions": r.versions}) }}
-{% endblock %}
-"""
-
-
 def sweep_page(folder: str | Path, result: dict) -> None:
     """`index.html`, self-contained.
 
@@ -63,7 +20,7 @@ def sweep_page(folder: str | Path, result: dict) -> None:
     names = dict.fromkeys(point["parameter"] for point in result["points"] if point["parameter"] is not None)
     measures = list(dict.fromkeys(measure["name"] for point in result["points"] for measure in point["measures"]))
     page = render(
-        PAGE,
+        "sweep.html.jinja",
         r=result,
         options=[{"name": name, "plots": _plots(result, name, measures)} for name in names],
         measures=measures,

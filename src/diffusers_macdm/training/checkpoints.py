@@ -18,7 +18,7 @@ logger = logging.getLogger("macdm.training")
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first. They appear by a rename, so each is complete; left-over ones end in .tmp."""
+    """Complete checkpoints, oldest first. They appear by a rename, so each is complete; left-over ones have another name."""
     found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
