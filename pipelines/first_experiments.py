@@ -21,10 +21,11 @@ import numpy as np
 import torch
 
 from diffusers_macdm.data.cases import Cases, load_cases
-from diffusers_macdm.evaluation.downstream import LEARNING_RATES, Budget, Stage, train_classifier, train_segmenter
+from diffusers_macdm.evaluation.downstream import LEARNING_RATES, Budget, DownstreamTraining
 from diffusers_macdm.evaluation.filters import MaskSampler
+from diffusers_macdm.evaluation.judge import Judge
 from diffusers_macdm.evaluation.mask_fit import mask_fit
-from diffusers_macdm.evaluation.networks import DIAGNOSIS, SEGMENTATION
+from diffusers_macdm.evaluation.networks import DIAGNOSIS, SEGMENTATION, TASKS
 from diffusers_macdm.evaluation.predictions import predict_masks
 from diffusers_macdm.generate.run import make_pairs, pair_seed
 from diffusers_macdm.hub.loading import load_pipeline
@@ -80,12 +81,10 @@ def first_experiments(args: argparse.Namespace):
     refuse_contaminated(args.real, "validation", model=args.model, allow_unrecorded=args.allow_unrecorded)
     training, held_out = load_cases(args.real, "train", size), load_cases(args.real, "validation", size)
 
-    def budget(task):
-        return Budget(args.eval_steps, learning_rate=LEARNING_RATES[task], width=args.width)
-
-    # the last state of either: no held-out case has chosen it
-    segmenter = train_segmenter([Stage(training)], None, budget(SEGMENTATION), seed=args.seed).network
-    classifier = train_classifier([Stage(training)], None, budget(DIAGNOSIS), num_classes=num_classes, seed=args.seed).network
+    budgets = {task: Budget(args.eval_steps, learning_rate=LEARNING_RATES[task], width=args.width) for task in TASKS}
+    downstream = DownstreamTraining(budgets, num_classes, pretrained=None, device=torch.device("cpu"))
+    judge = Judge(training, downstream, seed=args.seed, show_progress=False)
+    segmenter, classifier = judge.network(SEGMENTATION), judge.network(DIAGNOSIS)
 
     given = chosen_cases(held_out, args.num_cases, args.seed)
     guided = 1.0 if pipe.guidance_classifier is not None else 0.0

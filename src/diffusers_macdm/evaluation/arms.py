@@ -29,7 +29,7 @@ class Pool:
     """What a part of a training draws from.
 
     Attributes:
-        share: of the optimisation steps.
+        share: share of the optimisation steps.
         real_copies: how often each real training case stands in it.
         ratio: synthetic pairs for each real training case, or "all" there are.
     """
@@ -66,12 +66,12 @@ def ratio_name(ratio: float) -> str:
 
 
 def filter_name(name: str) -> str:
-    """The arm of ratio 1 with filtered pairs."""
+    """Return the name of the arm of ratio 1 with filtered pairs."""
     return f"{ratio_name(1)}_filter_{name}"
 
 
 def build_arms(ratios: Sequence[float] = RATIOS, filters: Sequence[str] = ()) -> dict[str, Arm]:
-    """All arms by name, the controls first.
+    """Return all arms by name, the controls first.
 
     Raises:
         ValueError: when a ratio is not positive and finite.
@@ -109,7 +109,7 @@ def build_arms(ratios: Sequence[float] = RATIOS, filters: Sequence[str] = ()) ->
 
 
 def count_of(pool: Pool, arm: Arm, num_real: int, num_synthetic: int) -> int:
-    """Synthetic pairs that a pool asks for."""
+    """Return the number of synthetic pairs that a pool asks for."""
     if pool.ratio == ALL:
         return num_synthetic
     wanted = round(pool.ratio * num_real)
@@ -117,7 +117,7 @@ def count_of(pool: Pool, arm: Arm, num_real: int, num_synthetic: int) -> int:
 
 
 def why_not(arm: Arm, real: Cases, synthetic: Cases) -> str | None:
-    """A sentence that says why an arm cannot be trained with these cases; None when it can."""
+    """Return a sentence that says why an arm cannot be trained with these cases; None when it can."""
     labels = set(real.class_labels.tolist())
     for pool in arm.pools:
         count = count_of(pool, arm, len(real), len(synthetic))
@@ -132,7 +132,7 @@ def why_not(arm: Arm, real: Cases, synthetic: Cases) -> str | None:
 
 
 def stages_of(arm: Arm, real: Cases, synthetic: Cases, seed: int) -> list[Stage]:
-    """The training of an arm.
+    """Return the stages of an arm's training.
 
     Args:
         real: training cases.
@@ -157,7 +157,7 @@ def stages_of(arm: Arm, real: Cases, synthetic: Cases, seed: int) -> list[Stage]
 
 
 def draw_pairs(class_labels: Sequence[int], count: int, seed: int) -> np.ndarray:
-    """`count` of the pairs, without repetition, the labels in the set's own proportions, sorted by number.
+    """Draw `count` of the pairs without repetition, the labels in the set's own proportions, sorted by number.
 
     The pairs of each label stand in a random order, at the shares (i + 1/2) / n of the set, and the first `count` are taken:
     a smaller draw is part of a larger one, and no label is off its proportion by more than one pair.

@@ -44,7 +44,7 @@ class TestSet:
 
     @classmethod
     def of(cls, parts: Mapping[str, Cases]) -> TestSet:
-        """Of the test cases of each fold."""
+        """Return the set of the test cases of each fold."""
         return cls(
             sum((cases.patient_ids for cases in parts.values()), ()),
             np.concatenate([cases.has_lesion.numpy() for cases in parts.values()]),
@@ -52,7 +52,7 @@ class TestSet:
         )
 
     def few_patients(self) -> str | None:
-        """A sentence where a class has fewer than 30 patients, about the smaller class."""
+        """Return a sentence about the smaller class where it has fewer than 30 patients, else None."""
         patients = np.array(self.patient_ids)
         numbers = [(len(set(patients[self.has_lesion == lesion])), lesion) for lesion in (True, False)]
         number, lesion = min(numbers)
@@ -72,7 +72,7 @@ class Endpoint:
     Attributes:
         compute: of the columns and the truth of some cases: `(columns, has_lesion, folds) -> float`, nan where undefined.
         rests_on: the groups of cases that it needs: `(columns, has_lesion) -> bool [N] each` (see
-            `intervals.patient_bootstrap`).
+            `statistics.bootstrap.patient_bootstrap`).
         upper: end of its range, which begins at 0.
         chance: what guessing gives; None where that depends.
     """
@@ -132,8 +132,10 @@ NAMES = {DIAGNOSIS: "Diagnosis (ROC AUC)", SEGMENTATION: "Segmentation (Dice of 
 
 
 def statistic(endpoint: Endpoint, columns: Columns, test: TestSet) -> Callable[[np.ndarray], float]:
-    """The endpoint as a function of case numbers, as `intervals` resamples it; what was computed once is kept, for the
-    differences of an arm to several others draw the same cases."""
+    """Return the endpoint as a function of case numbers, as a bootstrap resamples it.
+
+    What was computed once is kept: the differences of an arm to several others draw the same cases.
+    """
     known: dict[bytes, float] = {}
 
     def compute(indices: np.ndarray) -> float:
@@ -183,7 +185,7 @@ class Measurements:
         )
 
     def difference(self, endpoint: Endpoint, arm: str, against: str) -> dict:
-        """A row of `differences` in evaluation.json: `arm` minus `against`."""
+        """Return a row of `differences` in evaluation.json: `arm` minus `against`."""
         keys = [(endpoint.metric, name) for name in (arm, against)]
         estimate = difference_of_arms(
             *(self._statistics[key] for key in keys),
@@ -203,7 +205,7 @@ class Measurements:
         }
 
     def result(self, endpoint: Endpoint, arm: str) -> dict:
-        """A row of `results` in evaluation.json, but for the data set's name."""
+        """Return a row of `results` in evaluation.json, but for the data set's name."""
         return {
             "task": endpoint.task,
             "metric": endpoint.metric,
@@ -216,14 +218,14 @@ class Measurements:
 
 
 def verdict(interval: Sequence[float] | None, higher_is_better: bool = True) -> str:
-    """What the interval of a difference says about the first one of the two."""
+    """Return what the interval of a difference says about the first one of the two."""
     if interval is None or interval[0] <= 0 <= interval[1]:
         return NO_EVIDENCE
     return BETTER if (interval[0] > 0) == higher_is_better else WORSE
 
 
 def conclude(task: str, arm: str | None, description: str, results: Sequence[dict], differences: Sequence[dict]) -> dict:
-    """Whether the synthetic pairs help, from the primary endpoint of a task.
+    """Conclude from the primary endpoint of a task whether the synthetic pairs help.
 
     They help when the arm is better than *every* control, and hurt when it is worse than every one; all else is no evidence.
     No claim is made from fewer than three seeds or where a control was not evaluated. Where not even the best control is shown

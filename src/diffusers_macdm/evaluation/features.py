@@ -57,13 +57,13 @@ class FeatureExtractor:
 def classifier_features(
     diagnosis_classifier: nn.Module, *, name: str = DEFAULT_NAME, device: str | torch.device = "cpu"
 ) -> FeatureExtractor:
-    """What the last layer of a `ResNetForImageClassification` sees: the pooled feature maps, `[N, 512]` of a ResNet-34."""
+    """Return what the last layer of a ResNet sees: the pooled feature maps, `[N, 512]` of a ResNet-34."""
     backbone = diagnosis_classifier.resnet.to(device).eval()
     return FeatureExtractor(name, lambda radiographs: backbone(radiographs).pooler_output.flatten(1), device)
 
 
 def load_feature_extractor(source: str | Path, *, device: str | torch.device = "cpu") -> FeatureExtractor:
-    """A feature extractor that was trained elsewhere.
+    """Load a feature extractor that was trained elsewhere.
 
     Args:
         source: a folder or Hub repository of a transformers vision model (DINOv2, ViT, ResNet, ...), which brings its own size
@@ -143,7 +143,7 @@ def _file_of(source: str, name: str) -> str:
 
 
 def _side(preprocessing: dict) -> int:
-    """Of the square that the model was trained on: the crop where there is one, else the size."""
+    """Side of the square that the model was trained on: the crop where there is one, else the size."""
     for key in ("crop_size", "size") if preprocessing.get("do_center_crop") else ("size",):
         size = preprocessing.get(key)
         if isinstance(size, int):

@@ -49,7 +49,7 @@ def dice_of_masks(network: torch.nn.Module, cases: Cases) -> DicePerMask:
 
 
 def thresholds_of(real: DicePerMask) -> dict[str, float]:
-    """The Dice that 95 % of real pairs reach, by mask; 0 where none of them has it. The network must not have seen them."""
+    """Return the Dice that 95 % of real pairs, new to the network, reach, by mask; 0 where none of them has it."""
     defined = {name: values[~np.isnan(values)] for name, values in real.items()}
     return {name: float(np.quantile(values, QUANTILE)) if len(values) else 0.0 for name, values in defined.items()}
 

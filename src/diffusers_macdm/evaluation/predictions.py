@@ -23,14 +23,14 @@ class Trained:
     """A network in the state that the validation cases chose.
 
     Attributes:
-        network: in evaluation mode.
+        network: network in evaluation mode.
         steps: optimisation steps that were made.
         best_step: the one after which the state was taken.
         validation_score: ROC AUC of lesion against normal, or Dice of the lesion, on the validation cases at that state; None
             without them, or where it is not defined for them.
         threshold: probability of a lesion from which a case counts as one, by Youden's index on the validation cases; 0.5
             where they do not tell. None for a segmenter.
-        seconds: of the training.
+        seconds: duration of the training.
     """
 
     network: torch.nn.Module
@@ -42,7 +42,7 @@ class Trained:
 
 
 def score_of_masks(predicted: np.ndarray, truth: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """The score of a segmenter's state, and what decides between states.
+    """Return the score of a segmenter's state, and what decides between states.
 
     The mean over both masks decides, as the mean Dice of the foreground does elsewhere: by the lesion's Dice alone an untrained
     state that calls every pixel a lesion beats one that is still to find its first.
@@ -60,12 +60,12 @@ def score_of_masks(predicted: np.ndarray, truth: np.ndarray) -> tuple[float, tup
 
 
 def predict_probabilities(network: torch.nn.Module, cases: Cases, batch_size: int = 64) -> np.ndarray:
-    """Probability of each class, float64 `[N, num_classes]`, by a network in evaluation mode."""
+    """Return the probability of each class, float64 `[N, num_classes]`, by a network in evaluation mode."""
     return _predict(network, cases, batch_size, lambda batch: torch.softmax(network(batch).logits.double(), dim=1))
 
 
 def predict_masks(network: torch.nn.Module, cases: Cases, batch_size: int = 64) -> np.ndarray:
-    """Anatomy and lesion mask that the segmenter sees in each radiograph, bool `[N, 2, H, W]`, in evaluation mode."""
+    """Return anatomy and lesion mask that the segmenter sees in each radiograph, bool `[N, 2, H, W]`, in evaluation mode."""
     return _predict(network, cases, batch_size, lambda batch: network(batch) > 0)
 
 
@@ -77,7 +77,7 @@ def _predict(network, cases, batch_size, predict) -> np.ndarray:
 
 
 def youden_threshold(truth: np.ndarray, scores: np.ndarray) -> float:
-    """The threshold with the largest sensitivity + specificity - 1, half-way between two neighbouring scores.
+    """Return the threshold with the largest sensitivity + specificity - 1, half-way between two neighbouring scores.
 
     Args:
         truth: bool `[N]` with both values in it.
@@ -91,7 +91,7 @@ def youden_threshold(truth: np.ndarray, scores: np.ndarray) -> float:
 
 
 def measure_diagnosis(trained: Trained, cases: Cases) -> dict[str, np.ndarray]:
-    """What the endpoints of the diagnosis are computed from, one number for each case.
+    """Measure what the endpoints of the diagnosis are computed from, one number for each case.
 
     Returns:
         `lesion_probability` (1 - p(0)) and `called_lesion` (1 where it reaches the threshold, else 0), float64 `[N]` each.
@@ -101,7 +101,7 @@ def measure_diagnosis(trained: Trained, cases: Cases) -> dict[str, np.ndarray]:
 
 
 def measure_segmentation(trained: Trained, cases: Cases) -> dict[str, np.ndarray]:
-    """What the endpoints of the segmentation are computed from, one number for each case; nan where it has no meaning.
+    """Measure what the endpoints of the segmentation are computed from, one number for each case; nan where it has no meaning.
 
     Returns:
         `lesion_dice` and `lesion_hausdorff95` (pixels; nan also where no lesion was found) of cases with a lesion,

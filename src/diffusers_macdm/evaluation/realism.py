@@ -55,7 +55,7 @@ class Sample:
 
 
 def realism(held_out: Cases, synthetic: Cases, extractor: FeatureExtractor, seed: int = 0) -> dict:
-    """All measures, of all cases (`label` None) and of each label that both sets have.
+    """Measure how near synthetic radiographs come to real ones: all cases (`label` None), and each label of both sets.
 
     Args:
         held_out: real cases that trained neither the generative model nor the extractor.
@@ -72,26 +72,26 @@ def realism(held_out: Cases, synthetic: Cases, extractor: FeatureExtractor, seed
     """
     if not len(held_out) or not len(synthetic):
         raise ValueError(f"{len(held_out)} real and {len(synthetic)} synthetic cases: at least one of each is needed.")
-    real, made = Sample.of(held_out, extractor), Sample.of(synthetic, extractor)
-    shared = sorted(set(real.class_labels.tolist()) & set(made.class_labels.tolist()))
+    real, synthetic = Sample.of(held_out, extractor), Sample.of(synthetic, extractor)
+    shared = sorted(set(real.class_labels.tolist()) & set(synthetic.class_labels.tolist()))
     measures = []
     for label in (None, *(shared if len(shared) > 1 else ())):
-        chosen = [sample if label is None else sample[sample.class_labels == label] for sample in (real, made)]
-        found = {**quality(*chosen, seed), "real_or_synthetic_auc": _real_or_synthetic(*chosen, seed)}
-        measures += [{"name": name, "label": label, **entry} for name, entry in found.items()]
-    return {"feature_extractor": extractor.name, "measures": measures, "tsne": _tsne(real, made, seed)}
+        chosen = [sample if label is None else sample[sample.class_labels == label] for sample in (real, synthetic)]
+        entries = {**quality(*chosen, seed), "real_or_synthetic_auc": _real_or_synthetic(*chosen, seed)}
+        measures += [{"name": name, "label": label, **entry} for name, entry in entries.items()]
+    return {"feature_extractor": extractor.name, "measures": measures, "tsne": _tsne(real, synthetic, seed)}
 
 
-def quality(real: Sample, made: Sample, seed: int = 0) -> dict[str, dict]:
+def quality(real: Sample, synthetic: Sample, seed: int = 0) -> dict[str, dict]:
     """`kid`, `precision` and `recall` of synthetic cases, each an entry of `realism`'s measures without name and label."""
     halves = _halves(real, seed)
-    sizes = len(real), len(made)
+    sizes = len(real), len(synthetic)
     reference = [kid(real[one], real[two])[0] for one, two in halves]
     note = "unbiased, over all pairs of cases; interval: jackknife over patients, too wide near 0"
-    found = {"kid": _entry(*kid(real, made), reference, note, sizes, sizes)}
+    entries = {"kid": _entry(*kid(real, synthetic), reference, note, sizes, sizes)}
     # Precision and recall grow with the size of the sets: against one half stand as many synthetic cases as the other half has.
     generator = np.random.default_rng(seed)
-    against = [(half, generator.permutation(len(made))[: len(other)]) for half, other in halves]
+    against = [(half, generator.permutation(len(synthetic))[: len(other)]) for half, other in halves]
     note = (
         f"{NEIGHBOURS} neighbours; mean over {NUM_HALVINGS} halves of the real cases against as many synthetic ones, the sizes "
         "of the real-versus-real value; interval: jackknife over patients"
@@ -99,15 +99,15 @@ def quality(real: Sample, made: Sample, seed: int = 0) -> dict[str, dict]:
     used = (len(against[0][0]), len(against[0][1])) if against else sizes
     for name, coverage in (("precision", lambda one, two: covered(two, one)), ("recall", covered)):
         reference = [coverage(real.features[one], real.features[two]) for one, two in halves]
-        found[name] = _entry(*_matched_coverage(real, made, against, coverage), reference, note, used, sizes)
-    return found
+        entries[name] = _entry(*_matched_coverage(real, synthetic, against, coverage), reference, note, used, sizes)
+    return entries
 
 
-def _real_or_synthetic(real: Sample, made: Sample, seed: int) -> dict:
+def _real_or_synthetic(real: Sample, synthetic: Sample, seed: int) -> dict:
     reference = [telling_apart(real[one], real[two], seed, with_interval=False)[0] for one, two in _halves(real, seed)]
     note = f"logistic regression, {NUM_FOLDS} folds by patient; 0.5: cannot be told; interval: bootstrap over patients"
-    sizes = len(real), len(made)
-    return _entry(*telling_apart(real, made, seed), reference, note, sizes, sizes)
+    sizes = len(real), len(synthetic)
+    return _entry(*telling_apart(real, synthetic, seed), reference, note, sizes, sizes)
 
 
 def _entry(value, interval, reference, note: str, used: tuple[int, int], sizes: tuple[int, int]) -> dict:
@@ -219,21 +219,21 @@ def _halves(real: Sample, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _matched_coverage(
-    real: Sample, made: Sample, against: list[tuple[np.ndarray, np.ndarray]], coverage: Callable
+    real: Sample, synthetic: Sample, against: list[tuple[np.ndarray, np.ndarray]], coverage: Callable
 ) -> tuple[float, list[float] | None]:
     """Mean of `coverage(real half, synthetic part)` over the halves, and its jackknife interval, within [0, 1]. It is
     rather too wide, for the nearest neighbours change at once when a group is left out."""
     if not against:
         return float("nan"), None
 
-    def mean(keep_real, keep_made):
-        parts = [(real.features[one[keep_real[one]]], made.features[two[keep_made[two]]]) for one, two in against]
+    def mean(keep_real, keep_synthetic):
+        parts = [(real.features[one[keep_real[one]]], synthetic.features[two[keep_synthetic[two]]]) for one, two in against]
         return np.mean([coverage(*part) for part in parts])
 
-    everyone = np.ones(len(real), bool), np.ones(len(made), bool)
+    everyone = np.ones(len(real), bool), np.ones(len(synthetic), bool)
     value = mean(*everyone)
     leave_one_out = []
-    for side, sample in enumerate((real, made)):
+    for side, sample in enumerate((real, synthetic)):
         patients = np.unique(sample.patient_ids, return_inverse=True)[1]
         groups = patients % min(NUM_GROUPS, patients.max() + 1)
         kept = [[groups != group if place == side else everyone[place] for place in (0, 1)] for group in np.unique(groups)]
@@ -293,13 +293,13 @@ def telling_apart(one: Sample, two: Sample, seed: int, *, with_interval: bool = 
 # --- picture ----------------------------------------------------------------------------------------------------------
 
 
-def _tsne(real: Sample, made: Sample, seed: int) -> list[dict]:
+def _tsne(real: Sample, synthetic: Sample, seed: int) -> list[dict]:
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
     generator = np.random.default_rng(seed)
-    share = min(1.0, MAX_POINTS / (len(real) + len(made)))
-    parts = [sample[np.sort(generator.permutation(len(sample))[: int(len(sample) * share)])] for sample in (real, made)]
+    share = min(1.0, MAX_POINTS / (len(real) + len(synthetic)))
+    parts = [sample[np.sort(generator.permutation(len(sample))[: int(len(sample) * share)])] for sample in (real, synthetic)]
     features = np.concatenate([part.features for part in parts])
     if len(features) < 5:
         return []
