@@ -34,8 +34,9 @@ from diffusers_macdm.audit import audit, neighbours
 from diffusers_macdm.audit.embedding import train_embedding
 from diffusers_macdm.audit.images import SIZE, to_audit_size, to_unit
 from diffusers_macdm.audit.neighbours import Gallery
+from diffusers_macdm.audit.planted import MAX_PLANTED
+from diffusers_macdm.audit.radiographs import load_radiographs
 from diffusers_macdm.audit.registration import ROTATIONS, SCALES
-from diffusers_macdm.audit.run import MAX_PLANTED, load_radiographs
 from diffusers_macdm.phantom import phantom_case
 
 

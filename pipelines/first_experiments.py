@@ -27,12 +27,13 @@ from diffusers_macdm.evaluation.judge import Judge
 from diffusers_macdm.evaluation.mask_fit import mask_fit
 from diffusers_macdm.evaluation.networks import DIAGNOSIS, SEGMENTATION, TASKS
 from diffusers_macdm.evaluation.predictions import predict_masks
-from diffusers_macdm.generate.run import make_pairs, pair_seed
+from diffusers_macdm.generate.pairs import PairRequest, Sampling, make_pairs
 from diffusers_macdm.hub.loading import load_pipeline
 from diffusers_macdm.macdm.image_processor import radiograph_array
 from diffusers_macdm.macdm.joint_sample import join
 from diffusers_macdm.provenance.guard import refuse_contaminated
 from diffusers_macdm.report.contact_sheet import contact_sheet
+from diffusers_macdm.seeds import pair_seed
 from diffusers_macdm.sweep.measures import class_agreement
 from diffusers_macdm.sweep.pairs import sample_pairs
 
@@ -50,23 +51,14 @@ def chosen_cases(cases: Cases, per_label: int, seed: int) -> Cases:
 
 def films_of_masks(pipe, cases: Cases, guidance_scale: float, steps: int, seed: int, batch_size: int) -> Cases:
     """Generated films with the masks of these cases."""
-    settings = {
-        "source": None,
-        "strength": None,
-        "guidance_scale": guidance_scale,
-        "guidance_interval": (0.0, 1.0),
-        "classifier_free_guidance_scale": 1.0,
-        "num_inference_steps": steps,
-        "refine_masks": False,
-    }
+    sampling = Sampling(guidance_scale=guidance_scale, num_inference_steps=steps)
     films = []
-    for begin in range(0, len(cases), batch_size):
-        batch = range(begin, min(begin + batch_size, len(cases)))
-        rows = [
-            {**settings, "masks_from": cases.names[i], "label": int(cases.class_labels[i]), "seed": pair_seed(seed, i)}
-            for i in batch
+    for first in range(0, len(cases), batch_size):
+        requests = [
+            PairRequest(int(cases.class_labels[i]), pair_seed(seed, i), cases.joint_samples[i])
+            for i in range(first, min(first + batch_size, len(cases)))
         ]
-        films += [radiograph_array(pair.radiograph) for pair in make_pairs(pipe, rows, [cases.joint_samples[i] for i in batch])]
+        films += [radiograph_array(pair.radiograph) for pair in make_pairs(pipe, requests, sampling)]
     joint = join(torch.from_numpy(np.stack(films)), *cases.masks.unbind(1))
     return Cases.of(joint, cases.class_labels, patient_ids=cases.patient_ids)
 

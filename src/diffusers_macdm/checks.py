@@ -14,6 +14,12 @@ def check_at_least(settings, **least: float) -> None:
             raise ValueError(f"{name}={value} is not allowed: at least {smallest} is needed.")
 
 
+def check_noise_level(name: str, value: float) -> None:
+    """Raise `ValueError` unless `value` is a noise level Z / T in (0, 1]; 1 is pure noise."""
+    if not 0 < value <= 1:
+        raise ValueError(f"{name}={value} is not allowed: it is the noise level Z / T, in (0, 1].")
+
+
 def check_integer(name: str, value: Any, low: int, high: int) -> int:
     """Return `value` as an int, or raise `ValueError` unless it is a whole number from `low` to `high`."""
     try:

@@ -8,8 +8,8 @@ from audit_data import phantoms
 from diffusers_macdm.audit import neighbours
 from diffusers_macdm.audit.copies import CopyDetector, false_alarm_interval
 from diffusers_macdm.audit.embedding import CopyEmbedding, train_embedding
-from diffusers_macdm.audit.images import plant_copies
 from diffusers_macdm.audit.neighbours import Gallery
+from diffusers_macdm.audit.planted import plant_copies
 from diffusers_macdm.statistics.proportions import proportion
 
 

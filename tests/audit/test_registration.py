@@ -6,7 +6,8 @@ from audit_data import phantoms
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from diffusers_macdm.audit import registration
-from diffusers_macdm.audit.images import SIZE, affine_grid, plant_copies, to_unit
+from diffusers_macdm.audit.images import SIZE, affine_grid, to_unit
+from diffusers_macdm.audit.planted import plant_copies
 from diffusers_macdm.audit.registration import (
     COARSE,
     FINE,

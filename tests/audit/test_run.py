@@ -15,7 +15,10 @@ from tiny_models import tiny_pipeline
 from diffusers_macdm.audit import audit
 from diffusers_macdm.audit import page as report
 from diffusers_macdm.audit.copies import false_alarm_interval
-from diffusers_macdm.audit.run import build_detector, load_radiographs, telling_level, verdict
+from diffusers_macdm.audit.detector import build_detector
+from diffusers_macdm.audit.radiographs import load_radiographs
+from diffusers_macdm.audit.variations import telling_level
+from diffusers_macdm.audit.verdict import verdict
 from diffusers_macdm.commands import main as cli
 from diffusers_macdm.statistics.proportions import proportion
 
@@ -203,7 +206,7 @@ def one_validation_image(folder):
         (occupy_out, {}, FileExistsError, "out exists and is not an empty folder; nothing is overwritten"),
         (one_validation_image, {}, ValueError, "1 validation images to compare with: at least 2"),
         (None, {"strengths": [0.5]}, ValueError, "strengths need the model"),
-        (None, {"strengths": [1.5], "model": "m"}, ValueError, "strength 1.5 is not allowed"),
+        (None, {"strengths": [1.5], "model": "m"}, ValueError, "strengths=1.5 is not allowed"),
         (None, {"embedding": "nowhere"}, FileNotFoundError, "nowhere: there is no embedding here"),
         (None, {"embedding_steps": 0}, ValueError, "embedding_steps=0 is not allowed"),
         (None, {"synthetic": "nowhere"}, FileNotFoundError, "nowhere: no such folder"),

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from tiny_models import tiny_pipeline
 
-from diffusers_macdm.audit import run
 from diffusers_macdm.commands import main as cli
 from diffusers_macdm.data.check import check_dataset
-from diffusers_macdm.generate import generate
-from diffusers_macdm.generate import run as synthesis
-from diffusers_macdm.generate.run import make_pairs, pair_seed, strength_warning
+from diffusers_macdm.generate import copies, generate, run
+from diffusers_macdm.generate.copies import replace_copies, strength_warning
+from diffusers_macdm.generate.pairs import PairRequest, Sampling, make_pairs
 from diffusers_macdm.hub.loading import load_pipeline
 from diffusers_macdm.phantom import write_phantom
+from diffusers_macdm.seeds import pair_seed
 
 
 SETTINGS = {"num_inference_steps": 4, "batch_size": 4, "device": "cpu", "progress": False}
@@ -43,7 +43,7 @@ def files_of(out):
 
 def test_what_copies_nobody_is_left_as_it_is(model, real, tmp_path, monkeypatch):
     """An untrained network makes noise: nothing is rejected, and the pairs are those of a call without the option."""
-    monkeypatch.setattr(run, "EMBEDDING_STEPS", 5)
+    monkeypatch.setattr(copies, "EMBEDDING_STEPS", 5)
     plain = generate(model, tmp_path / "plain", 3, **SETTINGS)
     checked = generate(model, tmp_path / "checked", 3, reject_copies=real, **SETTINGS)
     assert checked["rejected_copies"] == 0 and "rejected_copies" not in plain
@@ -56,8 +56,8 @@ def test_what_copies_nobody_is_left_as_it_is(model, real, tmp_path, monkeypatch)
 
 def test_a_copier_is_refused_and_leaves_nothing(model, real, tmp_path, monkeypatch, capsys):
     """Half a percent of noise taken away again is the case itself, whatever the seed."""
-    monkeypatch.setattr(synthesis, "MAX_REJECTIONS", 2)
-    monkeypatch.setattr(run, "EMBEDDING_STEPS", 5)
+    monkeypatch.setattr(copies, "MAX_REJECTIONS", 2)
+    monkeypatch.setattr(copies, "EMBEDDING_STEPS", 5)
     out = tmp_path / "copies"
     arguments = ["--num-per-class", "1", "--from", real, "--strength", "0.005", "--num-inference-steps", "200"]
     code = cli.main(["generate", *map(str, [model, out, *arguments, "--reject-copies", real, "--device", "cpu"])])
@@ -70,22 +70,21 @@ def test_only_copies_are_made_again(model):
     """A stand-in for the audit calls bright films copies: these get new seeds until they are dark, the others stay."""
     pipe = load_pipeline(model)
     pipe.set_progress_bar_config(disable=True)
-    base = {"label": 0, "source": None, "masks_from": None, "strength": None, "guidance_scale": 0.0}
-    base |= {"guidance_interval": [0.0, 1.0], "classifier_free_guidance_scale": 1.0, "num_inference_steps": 4}
-    batch = [{**base, "seed": pair_seed(7, 10 + i), "refine_masks": False, "image_file_name": f"{i}.png"} for i in range(6)]
-    pairs = make_pairs(pipe, batch)
+    sampling = Sampling(num_inference_steps=4, refine_masks=False)
+    requests = [PairRequest(0, pair_seed(7, 10 + i)) for i in range(6)]
+    pairs = make_pairs(pipe, requests, sampling)
     brightness = [np.mean(pair.radiograph) for pair in pairs]
     limit = np.median(brightness)
     is_copy = lambda chosen: np.array([np.mean(pair.radiograph) > limit for pair in chosen])  # noqa: E731
-    synthesis._replace_copies(pipe, 7, 10, batch, pairs, None, is_copy)
+    results = replace_copies(pipe, requests, pairs, sampling, is_copy, seed=7, first=10)
     assert not is_copy(pairs).any()
-    for i, (row, pair) in enumerate(zip(batch, pairs, strict=True)):
-        assert (row["rejected_copies"] > 0) == (brightness[i] > limit)
-        assert row["seed"] == pair_seed(7, 10 + i, row["rejected_copies"])
-        again = make_pairs(pipe, [row])[0]
+    for i, ((seed, rejected), pair) in enumerate(zip(results, pairs, strict=True)):
+        assert (rejected > 0) == (brightness[i] > limit)
+        assert seed == pair_seed(7, 10 + i, rejected)
+        again = make_pairs(pipe, [PairRequest(0, seed)], sampling)[0]
         difference = np.abs(np.asarray(again.radiograph, int) - np.asarray(pair.radiograph, int))
         assert difference.max() <= 1  # another batch size adds up in another order
-    assert sum(row["rejected_copies"] for row in batch) >= 3
+    assert sum(rejected for _, rejected in results) >= 3
 
 
 def test_interrupted_set_goes_on_with_its_rejections(model, real, tmp_path, monkeypatch):
@@ -101,7 +100,7 @@ def test_interrupted_set_goes_on_with_its_rejections(model, real, tmp_path, monk
 
         return is_copy
 
-    monkeypatch.setattr(synthesis, "_copy_test", copy_test)
+    monkeypatch.setattr(run, "copy_test", copy_test)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     summary = generate(model, whole, 6, reject_copies=real, **SETTINGS)
     assert summary["rejected_copies"] == sum(row["rejected_copies"] for row in rows_of(whole)) > 0
@@ -122,7 +121,7 @@ def test_seeds_after_a_rejection_are_new():
 
 
 def test_warning_below_the_level_that_an_audit_found(model, tmp_path):
-    level = synthesis.COPY_FREE_STRENGTH
+    level = copies.COPY_FREE_STRENGTH
     assert strength_warning(model, level) is None
     assert f"only from strength {level} on" in strength_warning(model, level - 0.01)
     folder = tmp_path / "model"

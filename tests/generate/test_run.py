@@ -19,10 +19,12 @@ from diffusers_macdm.data.check import check_dataset
 from diffusers_macdm.data.dataset import PairDataset
 from diffusers_macdm.data.loading import load_pairs
 from diffusers_macdm.generate import generate
-from diffusers_macdm.generate.run import make_again, make_pairs, pair_seed, weights_digest
+from diffusers_macdm.generate.pairs import PairRequest, Sampling, make_again, make_pairs
 from diffusers_macdm.hub.loading import load_pipeline
 from diffusers_macdm.macdm.joint_sample import split
 from diffusers_macdm.phantom import write_phantom
+from diffusers_macdm.provenance.weights import weights_digest
+from diffusers_macdm.seeds import pair_seed
 
 
 SETTINGS = {"num_inference_steps": 3, "batch_size": 4, "device": "cpu", "progress": False}
@@ -470,8 +472,12 @@ def test_command_says_in_one_sentence_what_is_wrong(without_classifier, tmp_path
     assert not (tmp_path / "set").exists()
 
 
+def pair_of_row(pipe, row):
+    return make_pairs(pipe, [PairRequest(row["label"], row["seed"])], Sampling.from_row(row))[0]
+
+
 def test_rows_as_datasets_loads_them_make_the_same_pair(model, finished):
     pipe = load_pipeline(model)
     row = load_pairs(finished)[3]
-    expected, found = make_pairs(pipe, [rows_of(finished)[3]])[0], make_again(pipe, row)
+    expected, found = pair_of_row(pipe, rows_of(finished)[3]), make_again(pipe, row)
     assert np.asarray(found.radiograph).tobytes() == np.asarray(expected.radiograph).tobytes()

@@ -18,6 +18,7 @@ from launching import (  # puts training/ on the path
 )
 
 from diffusers_macdm import MaCDMPipeline
+from diffusers_macdm.audit.radiographs import Radiographs
 from diffusers_macdm.training import checkpoints, copy_watch, denoiser
 
 
@@ -102,7 +103,7 @@ def test_the_copy_rate_counts_copies_of_the_cases_trained_on(audited):
 
 def test_only_the_cases_of_this_run_are_training_images(phantom):
     dataset = resolve_here("train_macdm", train_data_dir=phantom, samples_per_class=[2, 3])["dataset"]
-    radiographs = copy_watch.radiographs_of(dataset, 32)
+    radiographs = Radiographs.from_dataset(dataset, 32)
     assert radiographs.names == dataset.names and len(radiographs) == 5
     assert radiographs.patients == dataset.patient_ids
     seen = torch.stack([dataset[i]["joint_sample"][0] for i in range(5)]) / 2 + 0.5

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
-from tqdm import tqdm
 
 from ..optimisation import Optimiser, one_cycle
+from ..progress import Progress
 from .images import SIZE, affine_grid, gaussian_blur, in_blocks, to_unit
 
 
@@ -76,12 +76,13 @@ def train_embedding(images: torch.Tensor, steps: int, seed: int, *, device="cpu"
     generator = torch.Generator().manual_seed(seed)
     optimiser = Optimiser(model.parameters(), LEARNING_RATE, one_cycle(steps, LEARNING_RATE), weight_decay=1e-4)
     model.train()
-    with torch.enable_grad():
-        for _ in tqdm(range(steps), desc="embedding", disable=not progress):
+    with torch.enable_grad(), Progress(steps, "embedding", show=progress) as bar:
+        for _ in range(steps):
             chosen = torch.randperm(len(images), generator=generator)[:BATCH_SIZE]
             unit = to_unit(images[chosen])[:, None]
             views = torch.cat([alter(unit, generator), alter(unit, generator)]).to(device)
             optimiser.step(nt_xent(model(views)))
+            bar.update()
     return model.eval().requires_grad_(False)
 
 

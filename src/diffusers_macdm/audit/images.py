@@ -1,4 +1,4 @@
-"""What the audit compares: radiographs at one small size, their embeddings, and copies planted among them.
+"""Images as the audit compares them, at one small size, and what moves and blurs them.
 
 Ranges: radiograph file -> [0, 1] -> `[N, 64, 64]` uint8, the form in which 50,000 images take 0.2 GB.
 """
@@ -22,7 +22,7 @@ SIZE = 64
 
 
 def to_audit_size(radiographs: Iterable[np.ndarray], size: int = SIZE) -> torch.Tensor:
-    """Radiographs `[H, W]` in [0, 1] -> uint8 `[N, 64, 64]`.
+    """Bring radiographs `[H, W]` in [0, 1] to uint8 `[N, 64, 64]`.
 
     Args:
         radiographs: of any size; not square ones are padded, as in training.
@@ -39,14 +39,14 @@ def to_audit_size(radiographs: Iterable[np.ndarray], size: int = SIZE) -> torch.
 
 
 def to_unit(images: torch.Tensor) -> torch.Tensor:
-    """uint8 `[N, H, W]` -> float32 in [0, 1]."""
+    """Return uint8 `[N, H, W]` as float32 in [0, 1]."""
     return images.float() / 255
 
 
 def affine_grid(
     flip: torch.Tensor, rotation: torch.Tensor, log_scale: torch.Tensor, shift: torch.Tensor, size: int
 ) -> torch.Tensor:
-    """Where each output pixel is read, `[N, size, size, 2]` in [-1, 1], for `out = scale R(rotation) flip(in) + shift`.
+    """Return where each output pixel is read, `[N, size, size, 2]` in [-1, 1], for `out = scale R(rotation) flip(in) + shift`.
 
     Args:
         flip: `[N]`, -1 mirrors left and right, 1 does not.
@@ -60,71 +60,6 @@ def affine_grid(
     second = torch.stack([-sin, cos, sin * x - cos * y], dim=1)
     inverse = torch.stack([first, second], dim=1)  # [N, 2, 3]
     return F.affine_grid(inverse, [len(flip), 1, size, size], align_corners=False)
-
-
-# --- planted copies ---------------------------------------------------------------------------------------------------
-
-# How far an alteration goes. Each copy draws its own amount between the two numbers, with a random sign where it has one.
-SHIFT = (0.03, 0.10)  # of the side
-ROTATION = (3.0, 10.0)  # degrees
-CROP = (0.75, 0.92)  # side of the part that is kept and enlarged
-BRIGHTNESS = (0.05, 0.15)  # added to [0, 1]
-CONTRAST = (0.8, 1.25)
-NOISE = 0.04  # standard deviation of Gaussian noise in [0, 1], at the audit's size
-BLUR = 1.0  # standard deviation in pixels of the audit's size
-
-
-def plant_copies(images: torch.Tensor, seed: int) -> dict[str, torch.Tensor]:
-    """Altered copies of training images, by kind: what an audit must find if it is to be relied on.
-
-    Args:
-        images: uint8 `[N, 64, 64]`.
-        seed: of the amounts.
-
-    Returns:
-        `exact`, `flipped`, `shifted`, `rotated`, `cropped` (and enlarged), `brightness` (and contrast), `noise`, `blurred`, and
-        `combined` (flipped, shifted, rotated, rescaled, other exposure, noise), uint8 `[N, 64, 64]` each. What an alteration
-        uncovers is black.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    unit, count = to_unit(images), len(images)
-    one, zero, no_shift = torch.ones(count), torch.zeros(count), torch.zeros(count, 2)
-
-    def amount(limits, *shape):
-        low, high = limits
-        return torch.rand(count, *shape, generator=generator) * (high - low) + low
-
-    def sign(*shape):
-        return (torch.rand(count, *shape, generator=generator) < 0.5).float() * 2 - 1
-
-    def moved(source, flip, rotation, log_scale, shift):
-        grid = affine_grid(flip, rotation, log_scale, shift, SIZE)
-        return F.grid_sample(source[:, None], grid, mode="bilinear", align_corners=False)[:, 0]
-
-    def exposed(source):
-        contrast = torch.exp(amount((math.log(CONTRAST[0]), math.log(CONTRAST[1])), 1, 1))
-        return (source - 0.5) * contrast + 0.5 + amount(BRIGHTNESS, 1, 1) * sign(1, 1)
-
-    def noisy(source):
-        return source + torch.randn(source.shape, generator=generator) * NOISE
-
-    turn = lambda: torch.deg2rad(amount(ROTATION)) * sign()  # noqa: E731
-    # by whole pixels, as an image is shifted that is not resampled
-    shift = lambda: 2 * (amount(SHIFT, 2) * SIZE).round() / SIZE * sign(2)  # noqa: E731
-    kept = amount(CROP)
-    off_centre = (1 / kept - 1)[:, None] * (torch.rand(count, 2, generator=generator) * 2 - 1)  # the window stays inside
-    copies = {
-        "exact": unit,
-        "flipped": unit.flip(2),
-        "shifted": moved(unit, one, zero, zero, shift()),
-        "rotated": moved(unit, one, turn(), zero, no_shift),
-        "cropped": moved(unit, one, zero, -kept.log(), off_centre),
-        "brightness": exposed(unit),
-        "noise": noisy(unit),
-        "blurred": gaussian_blur(unit, BLUR),
-        "combined": noisy(exposed(moved(unit, -one, turn(), sign() * amount((0.03, 0.12)), shift()))),
-    }
-    return {kind: (copy.clamp(0, 1) * 255).round().to(torch.uint8) for kind, copy in copies.items()}
 
 
 def gaussian_blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -145,5 +80,5 @@ def _blur_matrix(n: int, sigma: float) -> torch.Tensor:
 
 
 def in_blocks(function: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, block: int = 256) -> torch.Tensor:
-    """`function` on `block` images at a time, so that no more than these stand in memory as floats."""
+    """Apply `function` to `block` images at a time, so that no more than these stand in memory as floats."""
     return torch.cat([function(images[i : i + block]) for i in range(0, max(1, len(images)), block)])

@@ -7,11 +7,15 @@ left to know, near the clean image nothing is left to guess.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Sequence, Set
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from ..data.dataset import UNLABELED, PairDataset
+from ..data.loading import load_pairs
+from ..macdm import MaCDMPipeline
 from ..macdm.forward_process import ForwardProcess, noise_of
 from ..macdm.joint_sample import to_signal
 from ..statistics.bootstrap import two_sample_bootstrap
@@ -19,6 +23,7 @@ from ..statistics.measures import roc_auc
 
 
 NOISE_LEVELS = (0.2, 0.35, 0.5)  # t / T
+MAX_MEMBERS = 200  # cases on either side
 NUM_NOISES = 4  # for each level, the same for every case
 
 
@@ -115,3 +120,30 @@ def membership_auc(
         return result
     interval = two_sample_bootstrap(auc, [member_patients, other_patients], resamples, seed=seed)
     return {**result, "auc": value, "interval": None if interval is None else list(interval)}
+
+
+def membership_inference(pipe: MaCDMPipeline, real: str | Path, trained: Set[str], seed: int) -> dict:
+    """Compare the denoising errors of training cases with those of validation cases.
+
+    Args:
+        pipe: the model.
+        real: data set with the splits train and validation.
+        trained: names of the training cases that trained the model.
+        seed: seed of the noise, of the choice of at most `MAX_MEMBERS` cases on either side, and of the bootstrap.
+
+    Returns:
+        What `membership_auc` returns, and `noise_levels`.
+    """
+    generator = np.random.default_rng(seed)
+    groups = []
+    for split in ("train", "validation"):
+        dataset = PairDataset(load_pairs(real, split), pipe.unet.config.sample_size, null_label=UNLABELED)
+        chosen = [i for i, name in enumerate(dataset.names) if split != "train" or name in trained]
+        chosen = np.sort(generator.permutation(chosen)[:MAX_MEMBERS])
+        labels = [dataset.labels[i] for i in chosen]
+        samples = torch.stack([dataset[int(i)]["joint_sample"] for i in chosen])
+        errors = denoising_errors(pipe.unet, pipe.scheduler, samples, labels, seed=seed).mean(axis=1)
+        groups.append((errors, labels, [dataset.patient_ids[i] for i in chosen]))
+    (members, labels, patients), (others, other_labels, other_patients) = groups
+    result = membership_auc(members, others, labels, other_labels, patients, other_patients, seed=seed)
+    return {**result, "noise_levels": list(NOISE_LEVELS)}

@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
+from ..progress import Progress
 from .embedding import CopyEmbedding
 from .images import SIZE, to_unit
 from .registration import COARSE, FINE, Search, aligned_distance, alignments, unmoved_start
@@ -88,7 +88,7 @@ class Gallery:
         """
         embeddings = self.embedding.embed(images)
         blocks = []
-        with tqdm(total=len(images), desc=progress, unit="image", disable=progress is None) as bar:
+        with Progress(len(images), progress or "", "image", show=progress is not None) as bar:
             for start in range(0, len(images), _QUERY_BLOCK):
                 queries = images[start : start + _QUERY_BLOCK]
                 pixel, pixel_index = self._nearest(_pixels(queries), _pixels, PIXEL_CANDIDATES)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from ..checks import check_at_least
+from ..checks import check_at_least, check_noise_level
 
 
 EMBEDDING_STEPS = 400  # training steps of the copy detector's embedding, wherever one is trained
@@ -49,5 +49,6 @@ class Settings:
     def __post_init__(self):
         check_at_least(self, embedding_steps=1, planted=1, variations=1, seed=0)
         for strength in self.strengths:
-            if not 0 < strength <= 1:
-                raise ValueError(f"strengths={strength} is not allowed: a noise level in (0, 1] is needed.")
+            check_noise_level("strengths", strength)
+        if self.strengths and self.model is None:
+            raise ValueError("strengths need the model that makes the variations.")

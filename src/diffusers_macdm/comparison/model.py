@@ -11,9 +11,9 @@ import torch
 
 from ..data.cases import Cases
 from ..data.sampler import in_cycles
-from ..generate.run import pair_seed
 from ..macdm.joint_sample import MASK_CHANNELS, RADIOGRAPH, join, split
 from ..macdm.refinement import refine_masks
+from ..seeds import pair_seed
 from .settings import TrainingBudget
 
 

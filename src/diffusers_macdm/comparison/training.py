@@ -15,6 +15,7 @@ from ..data.augmentation import AUGMENTATION_DIM, PairAugmentation
 from ..data.cases import Cases
 from ..data.sampler import StepBatchSampler
 from ..optimisation import Optimiser, cosine
+from ..seeds import derived_seed
 from .settings import TrainingBudget
 
 
@@ -171,11 +172,6 @@ def own_randomness(seed: int, device: torch.device | str):
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
-
-
-def derived_seed(*numbers: int) -> int:
-    """One seed below 2^63 from several whole numbers of at least 0."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def total_facts(parts: dict[str, dict[str, Any]], networks: Sequence[torch.nn.Module]) -> dict[str, Any]:

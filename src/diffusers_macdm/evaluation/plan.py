@@ -9,8 +9,8 @@ from pathlib import Path
 from ..data.cases import Cases
 from ..devices import available_device
 from ..files import check_seeds, refuse_foreign
-from ..generate.run import weights_digest
 from ..hub.loading import load_pipeline
+from ..provenance.weights import weights_digest
 from .arms import Arm, build_arms, ratio_name
 from .divisions import Division, divide, divide_by_site, load_real, load_synthetic, refuse_leaks
 from .downstream import LEARNING_RATES, Budget, DownstreamTraining

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ..checks import check_at_least
+from ..checks import check_at_least, check_noise_level
 
 
 @dataclass(frozen=True)
@@ -63,3 +63,11 @@ class Settings:
 
     def __post_init__(self):
         check_at_least(self, num_per_class=1, batch_size=1, seed=0)
+        if self.from_data is not None and self.masks_from is not None:
+            raise ValueError("from_data and masks_from are both given: a pair is a variation of a real case or has its masks.")
+        if self.from_data is not None and self.strength is None:
+            raise ValueError("from_data needs a strength in (0, 1]: how far a pair may go from its real case.")
+        if self.from_data is None and self.strength is not None:
+            raise ValueError(f"strength={self.strength} needs from_data: the real cases to start from.")
+        if self.strength is not None:
+            check_noise_level("strength", self.strength)

@@ -13,8 +13,9 @@ from huggingface_hub import EvalResult
 
 from ..data.layout import METADATA, SPLITS
 from ..files import read_json
-from ..generate.run import CONTACT_SHEET_FILE, CONTACT_SHEET_PAIRS, SETTINGS_FILE, SUMMARY_FILE, weights_digest
+from ..generate.synthetic_set import CONTACT_SHEET_FILE, CONTACT_SHEET_PAIRS, SETTINGS_FILE, SUMMARY_FILE
 from ..macdm import MaCDMUNet2DModel
+from ..provenance.weights import weights_digest
 from ..statistics.proportions import wilson_interval
 from .card_words import NOT_RECORDED, is_interval, is_number
 from .privacy import folder_name
@@ -31,7 +32,7 @@ EVALUATION_TASKS = {
 
 
 def read_object(path: Path) -> dict | None:
-    """Read the object in a JSON file; None where there is no file."""
+    """The object in a JSON file; None where there is no file."""
     return read_json(path, None) if path.is_file() else None
 
 
@@ -84,7 +85,7 @@ def synthetic_facts(synthetic_dir: Path, model_dir: Path) -> dict[str, Any]:
 
 
 def label_rows(summary: dict) -> list[dict]:
-    """Return what `summary.json` says about each label, with the intervals that follow from its counts."""
+    """What `summary.json` says about each label, with the intervals that follow from its counts."""
     rows = []
     for label, found in (summary.get("labels") or {}).items():
         row = {"label": label, "num_pairs": found["num_pairs"], "inside": found.get("lesion_inside_anatomy_unrefined")}
@@ -166,7 +167,7 @@ def _result(task, dataset, metric, name, value, interval) -> EvalResult:
 
 
 def picture_of(model_dir: Path, synthetic_dir: str | Path | None) -> dict[str, Any] | None:
-    """Find the picture of samples and what it shows."""
+    """The picture of samples and what it shows."""
     if synthetic_dir is not None and (path := Path(synthetic_dir) / CONTACT_SHEET_FILE).is_file():
         return {"path": path, "most": CONTACT_SHEET_PAIRS}
     grids = [path for path in (model_dir / "samples").glob("step-*.png") if re.fullmatch(r"step-\d+", path.stem)]

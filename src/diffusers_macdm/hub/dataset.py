@@ -10,11 +10,10 @@ from pathlib import Path
 
 from huggingface_hub import DatasetCard
 
-from ..data.check import inspect_dataset
-from ..data.check_cases import CONTRADICTION
+from ..data.check import CONTRADICTION, inspect_dataset
 from ..data.layout import IMAGE_COLUMNS, METADATA, OPTIONAL_COLUMNS, PROVENANCE_COLUMNS, REQUIRED_COLUMNS, SPLITS
 from ..files import read_json
-from ..generate.run import CONTACT_SHEET_FILE, SETTINGS_FILE, SUMMARY_FILE
+from ..generate.synthetic_set import CONTACT_SHEET_FILE, SETTINGS_FILE, SUMMARY_FILE
 from .card import dataset_card
 from .privacy import DIGESTS_NOTE, Pseudonyms, pixels_as_png, published_row, published_settings, refuse_real_images
 from .publish import CARD, LICENSE, Push, Target, json_bytes, left_out_of, publish, refuse_facts_for_own_card
@@ -110,7 +109,7 @@ def _rows(split_folder: Path) -> list[dict]:
 def _parquet_files(
     split_folder: Path, split: str, rows: list[dict], pseudonyms: Pseudonyms, temporary: Path
 ) -> dict[str, Path]:
-    """Write the pairs of one split as `data/SPLIT-00000-of-0000N.parquet`."""
+    """The pairs of one split as `data/SPLIT-00000-of-0000N.parquet`."""
     import datasets
 
     integers = datasets.Value("int64")

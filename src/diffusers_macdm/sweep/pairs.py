@@ -9,10 +9,11 @@ import torch
 
 from ..comparison.model import masks_for
 from ..data.cases import Cases
-from ..generate.run import make_pairs, pair_seed
+from ..generate.pairs import PairRequest, Sampling, make_pairs
 from ..macdm import MaCDMPipeline
 from ..macdm.image_processor import radiograph_array
 from ..macdm.joint_sample import join
+from ..seeds import pair_seed
 
 
 def sample_pairs(
@@ -24,29 +25,23 @@ def sample_pairs(
     """
     class_labels = torch.tensor(labels).repeat(num_per_class)
     sources = masks_for(class_labels, training.class_labels, seed) if run["strength"] < 1 else None
-    common = {
-        "guidance_scale": run["guidance_scale"],
-        "guidance_interval": run["guidance_interval"],
-        "strength": None if sources is None else run["strength"],
-        "num_inference_steps": run["num_inference_steps"],
-        "classifier_free_guidance_scale": 1.0,
-        "refine_masks": True,
-        "masks_from": None,
-    }
+    sampling = Sampling(
+        strength=None if sources is None else run["strength"],
+        guidance_scale=run["guidance_scale"],
+        guidance_interval=run["guidance_interval"],
+        num_inference_steps=run["num_inference_steps"],
+    )
     pairs = []
     for first in range(0, len(class_labels), batch_size):
-        numbers = range(first, min(first + batch_size, len(class_labels)))
-        rows = [
-            {
-                **common,
-                "label": int(class_labels[number]),
-                "seed": pair_seed(seed, number),
-                "source": None if sources is None else training.names[sources[number]],
-            }
-            for number in numbers
+        requests = [
+            PairRequest(
+                int(class_labels[number]),
+                pair_seed(seed, number),
+                None if sources is None else training.joint_samples[sources[number]],
+            )
+            for number in range(first, min(first + batch_size, len(class_labels)))
         ]
-        cases = None if sources is None else [training.joint_samples[sources[number]] for number in numbers]
-        pairs += make_pairs(pipe, rows, cases)
+        pairs += make_pairs(pipe, requests, sampling)
     masks = [torch.from_numpy(np.stack([getattr(pair, f"{name}_mask") for pair in pairs])) for name in ("anatomy", "lesion")]
     radiographs = torch.from_numpy(np.stack([radiograph_array(pair.radiograph) for pair in pairs]))  # [N, H, W] in [0, 1]
     patients = None if sources is None else [training.patient_ids[source] for source in sources]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..audit.run import Radiographs, load_radiographs, trained_on
+from ..audit.radiographs import Radiographs, load_radiographs, trained_on
 from ..comparison.settings import TrainingBudget
 from ..data.cases import Cases
 from ..devices import available_device
@@ -16,11 +16,11 @@ from ..evaluation.downstream import LEARNING_RATES, Budget, DownstreamTraining
 from ..evaluation.features import FeatureExtractor, load_feature_extractor
 from ..evaluation.networks import DIAGNOSIS, SEGMENTATION, TASKS
 from ..files import check_seeds, refuse_foreign
-from ..generate.run import weights_digest
 from ..hub.loading import load_pipeline
 from ..macdm import MaCDMPipeline
 from ..macdm.joint_sample import CHANNELS, check_channel_weights
 from ..provenance.guard import refuse_contaminated
+from ..provenance.weights import weights_digest
 from .grid import PARAMETERS, RETRAINING, SAMPLING, parse_grid
 from .settings import Settings
 

@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 
 from ..audit.copies import CopyDetector
-from ..audit.run import build_detector, load_radiographs
+from ..audit.detector import build_detector
+from ..audit.radiographs import load_radiographs
 from ..comparison.models.macdm import MaCDM
 from ..evaluation.judge import Judge
 from ..files import MADE_AGAIN, begin, new_folder, read_json, write_bytes, write_json

@@ -25,14 +25,14 @@ import torch
 from accelerate import Accelerator
 
 from ..audit.copies import CopyDetector
+from ..audit.detector import build_detector, unrelated
 from ..audit.images import to_audit_size
 from ..audit.membership import denoising_errors
-from ..audit.run import Radiographs, build_detector, unrelated
+from ..audit.radiographs import Radiographs
 from ..data.dataset import PairDataset
 from ..data.loading import load_pairs
 from ..files import TEMPORARY_SUFFIX, replace_folder, write_json
 from ..macdm import MaCDMPipeline
-from ..macdm.image_processor import radiograph_array
 from ..statistics.proportions import proportion
 from .settings import DenoiserSettings
 
@@ -99,7 +99,9 @@ class CopyAudit:
     def __init__(self, settings: DenoiserSettings, training: PairDataset, validation: PairDataset, device: torch.device):
         self.settings, self.device = settings, device
         self.num_classes = training.num_classes
-        self.training, self.validation = (radiographs_of(dataset, settings.resolution) for dataset in (training, validation))
+        self.training, self.validation = (
+            Radiographs.from_dataset(dataset, settings.resolution) for dataset in (training, validation)
+        )
         kept, notes = unrelated(self.training, self.validation)
         if len(kept) < 2:
             what = "neither training images nor of patients with training images"
@@ -177,24 +179,6 @@ class CopyAudit:
             images.extend(output.images[..., 0])
         pipeline.unet.train(training)
         return images
-
-
-def radiographs_of(dataset: PairDataset, size: int) -> Radiographs:
-    """The radiographs of these very cases at the audit's size, one after the other."""
-    undecoded = dataset.pairs.select_columns(["image"])
-
-    def decoded():
-        for index, name in enumerate(dataset.names):
-            try:
-                yield radiograph_array(undecoded[index]["image"])
-            except (ValueError, OSError) as error:
-                raise ValueError(f"{name}: {error}") from error
-
-    names = dataset.names
-    rows = [{} for _ in names]
-    digests = [dataset.image_sha256(index) for index in range(len(names))]
-    images = to_audit_size(decoded(), size)
-    return Radiographs(images, names, names, digests, dataset.labels, dataset.patient_ids, rows, size)
 
 
 def matched_cases(first: Sequence[int], second: Sequence[int], count: int, seed: int) -> tuple[list[int], list[int]]:

@@ -12,6 +12,7 @@ from ...macdm import GuidanceClassifier
 from ...macdm.forward_process import noise_of, prediction_of
 from ...macdm.guidance import classifier_gradient, classifier_guided_noise
 from ...macdm.joint_sample import RADIOGRAPH
+from ...seeds import derived_seed
 from ..diffusion import (
     PREDICTION_TYPE,
     ClassConditionalUNet,
@@ -23,7 +24,7 @@ from ..diffusion import (
 )
 from ..model import GenerativeModel
 from ..settings import TrainingBudget
-from ..training import CLASSIFIER_SHARE, count_classes, derived_seed, own_randomness, total_facts, train
+from ..training import CLASSIFIER_SHARE, count_classes, own_randomness, total_facts, train
 
 
 class GuidedDDPM(GenerativeModel):

@@ -11,10 +11,11 @@ from diffusers import AutoencoderKL
 from ...data.cases import Cases
 from ...macdm.guidance import classifier_free_guided_noise
 from ...macdm.joint_sample import CHANNELS
+from ...seeds import derived_seed
 from ..diffusion import CLASS_DROPOUT, ClassConditionalUNet, ddim_scheduler, denoise, mean_squared_error, training_process
 from ..model import GenerativeModel
 from ..settings import TrainingBudget
-from ..training import count_classes, derived_seed, own_randomness, total_facts, train
+from ..training import count_classes, own_randomness, total_facts, train
 
 
 AUTOENCODER_SHARE = 1 / 3  # of the steps

@@ -12,6 +12,7 @@ from ...macdm import GuidanceClassifier, MaCDMPipeline, MaCDMUNet2DModel
 from ...macdm.joint_sample import CHANNELS
 from ...macdm.loss import HybridLoss
 from ...macdm.training_losses import ClassificationLoss, DenoisingLoss
+from ...seeds import derived_seed
 from ..diffusion import (
     CLASS_DROPOUT,
     PREDICTION_TYPE,
@@ -22,7 +23,7 @@ from ..diffusion import (
 )
 from ..model import GenerativeModel
 from ..settings import TrainingBudget
-from ..training import CLASSIFIER_SHARE, count_classes, derived_seed, own_randomness, total_facts, train
+from ..training import CLASSIFIER_SHARE, count_classes, own_randomness, total_facts, train
 
 
 PAIRS_ALONE = (1.0, 0.0, 0.0)  # the other two uses of the network are not compared, so no step goes to them
