@@ -87,7 +87,7 @@ def run_experiments(out: Path, sizes: Sizes) -> None:
         out / "evaluate" / "evaluation.json",
         lambda: macdm(
             *("evaluate", "--real", str(data), "--synthetic", str(synthetic), "--out", str(out / "evaluate"), "--size", size),
-            *("--steps", str(sizes.downstream_steps), "--batch-size", "16", "--validate-every", "20"),
+            *("--downstream-steps", str(sizes.downstream_steps), "--downstream-batch-size", "16", "--validate-every", "20"),
             *("--classifier-width", width, "--segmenter-width", width, "--ratios", *sizes.ratios, "--filters", "both"),
         ),
     )
@@ -99,9 +99,9 @@ def run_experiments(out: Path, sizes: Sizes) -> None:
             *(("--models", *sizes.models) if sizes.models else ()),
             *("--steps", str(sizes.generator_steps), "--block-out-channels", *sizes.generator_channels),
             *("--patch-size", sizes.patch_size, "--layers-per-block", "1", "--learning-rate", "1e-3"),
-            *("--num-inference-steps", str(sizes.num_inference_steps), "--audit-steps", "100"),
-            *("--eval-batch-size", "16", "--validate-every", "20"),
-            *("--eval-steps", str(sizes.downstream_steps), "--classifier-width", width, "--segmenter-width", width),
+            *("--num-inference-steps", str(sizes.num_inference_steps), "--embedding-steps", "100"),
+            *("--downstream-batch-size", "16", "--validate-every", "20"),
+            *("--downstream-steps", str(sizes.downstream_steps), "--classifier-width", width, "--segmenter-width", width),
         ),
     )
     stages.run(
@@ -109,7 +109,8 @@ def run_experiments(out: Path, sizes: Sizes) -> None:
         out / "sweep" / "sweep.json",
         lambda: macdm(
             *("sweep", str(model), "--real", str(data), "--out", str(out / "sweep"), "--grid", *sizes.grid),
-            *("--num-per-class", str(sizes.sweep_per_class), "--eval-steps", str(sizes.downstream_steps), "--width", width),
+            *("--num-per-class", str(sizes.sweep_per_class), "--downstream-steps", str(sizes.downstream_steps)),
+            *("--classifier-width", width, "--segmenter-width", width),
             *("--train-steps", str(sizes.weight_steps), "--train-seeds", "0", "1"),
             *("--learning-rate", "1e-3"),
         ),

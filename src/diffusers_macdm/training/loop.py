@@ -37,6 +37,7 @@ from .settings import RENAMED, TrainingSettings
 
 logger = logging.getLogger("macdm.training")
 Settings = TypeVar("Settings", bound=TrainingSettings)
+LossOf = Callable[[torch.nn.Module, dict[str, torch.Tensor]], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 
 
 def start(settings: TrainingSettings) -> Accelerator:
@@ -70,7 +71,7 @@ def train(
     accelerator: Accelerator,
     model: torch.nn.Module,
     dataset: PairDataset,
-    loss_of: Callable[[torch.nn.Module, dict[str, torch.Tensor]], tuple[torch.Tensor, dict[str, torch.Tensor]]],
+    loss_of: LossOf,
     *,
     checkpoints: Path,
     log_path: Path,
@@ -88,135 +89,170 @@ def train(
         after_step: called on all processes after each update with its number, the unwrapped model and the average. True, the
             same on all of them, ends the training here, without a checkpoint: a run resumed before comes to the same end.
     """
-    name = type(model).__name__
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=settings.learning_rate,
-        betas=(settings.adam_beta1, settings.adam_beta2),
-        weight_decay=settings.adam_weight_decay,
-        eps=settings.adam_epsilon,
-    )
-    # Not prepared: accelerate would step it once for each process. It counts updates here, whatever their batch.
-    lr_scheduler = get_scheduler(
-        settings.lr_scheduler,
-        optimizer,
-        num_warmup_steps=settings.lr_warmup_steps,
-        num_training_steps=settings.max_train_steps,
-    )
-    ema = None
-    if settings.use_ema:
-        ema = EMAModel(
-            model.parameters(),
-            decay=settings.ema_max_decay,
-            use_ema_warmup=True,
-            inv_gamma=settings.ema_inv_gamma,
-            power=settings.ema_power,
-            model_cls=type(model),
-            model_config=model.config,
-        )
-        ema.to(accelerator.device)
-
-    def save_hook(models, weights, output_dir):
-        if accelerator.is_main_process:
-            for wrapped in models:
-                accelerator.unwrap_model(wrapped).save_pretrained(Path(output_dir) / "model")
-            if ema is not None:
-                ema.save_pretrained(Path(output_dir) / "model_ema")
-        weights.clear()
-
-    def load_hook(models, input_dir):
-        while models:
-            loaded = type(model).from_pretrained(Path(input_dir) / "model")
-            accelerator.unwrap_model(models.pop()).load_state_dict(loaded.state_dict())
-        if ema is not None:
-            ema.load_state_dict(EMAModel.from_pretrained(Path(input_dir) / "model_ema", type(model)).state_dict())
-            ema.to(accelerator.device)
-
-    accelerator.register_save_state_pre_hook(save_hook)
-    accelerator.register_load_state_pre_hook(load_hook)
-    accelerator.register_for_checkpointing(lr_scheduler)
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
-
-    step = 0
-    if resume is not None:
-        step = checkpoint_step(resume)
-        accelerator.load_state(str(resume))
-        accelerator.step = 0  # its count of micro-steps: a checkpoint lies between two updates
-        logger.info(f"Resumed {name} from {resume} at step {step}.")
-    if accelerator.is_main_process:
-        truncate_log(log_path, step)
-        for left_over in checkpoints.glob(f"checkpoint-*{TEMPORARY_SUFFIX}"):
-            shutil.rmtree(left_over)
+    trainer = Trainer(settings, accelerator, model, loss_of, log_path)
+    step = trainer.resume_from(resume, checkpoints)
     if accelerator.trackers == [] and settings.report_to != "none":
         plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in configuration["arguments"].items()}
-        accelerator.init_trackers(name, config=plain)
+        accelerator.init_trackers(trainer.name, config=plain)
+    first = step * settings.gradient_accumulation_steps
+    with Progress(settings.max_train_steps, trainer.name, initial=step, show=accelerator.is_local_main_process) as progress:
+        for micro_step, batch in enumerate(batches(settings, accelerator, dataset, first), start=first):
+            if not trainer.micro_step(micro_step, batch):
+                continue
+            step += 1
+            progress.update()
+            is_checkpoint = step % settings.checkpointing_steps == 0 or step == settings.max_train_steps
+            # Each checkpoint is logged as well: no broken weights are kept, and no average reaches across a place to resume.
+            if step % settings.logging_steps == 0 or is_checkpoint:
+                progress.note(f"loss {trainer.log(step):.4f}")
+            if after_step is not None and after_step(step, model, trainer.ema):
+                break
+            if is_checkpoint:  # last, so that a run resumed here misses nothing of this step
+                save_checkpoint(accelerator, checkpoints, step, settings.checkpoints_total_limit)
+    accelerator.wait_for_everyone()
+    return model, trainer.ema
 
-    accumulation = settings.gradient_accumulation_steps
+
+def batches(settings: TrainingSettings, accelerator: Accelerator, dataset: PairDataset, first: int):
+    """Return the batches of this process from micro-step `first` on."""
     sampler = StepBatchSampler(
         dataset.labels,
         settings.train_batch_size,
-        num_steps=settings.max_train_steps * accumulation,
+        num_steps=settings.max_train_steps * settings.gradient_accumulation_steps,
         seed=settings.seed,
-        start_step=step * accumulation,
+        start_step=first,
         rank=accelerator.process_index,
         num_processes=accelerator.num_processes,
         balance=settings.balance,
     )
-    batches = torch.utils.data.DataLoader(
+    return torch.utils.data.DataLoader(
         dataset,
         batch_sampler=sampler,
         num_workers=settings.dataloader_num_workers,
         pin_memory=accelerator.device.type == "cuda",
     )
-    averages = Averages()
-    progress = Progress(settings.max_train_steps, name, initial=step, show=accelerator.is_local_main_process)
-    wrapped.train()
-    logged_step, logged_time = step, time.monotonic()
-    for micro_step, batch in enumerate(batches, start=step * accumulation):
+
+
+class Trainer:
+    """A network, its optimizer, schedule and moving average, and the means that are logged."""
+
+    def __init__(
+        self, settings: TrainingSettings, accelerator: Accelerator, model: torch.nn.Module, loss_of: LossOf, log_path: Path
+    ):
+        self.settings, self.accelerator, self.model = settings, accelerator, model
+        self.loss_of, self.log_path, self.name = loss_of, log_path, type(model).__name__
+        optimizer = torch.optim.AdamW(
+            model.parameters(),
+            lr=settings.learning_rate,
+            betas=(settings.adam_beta1, settings.adam_beta2),
+            weight_decay=settings.adam_weight_decay,
+            eps=settings.adam_epsilon,
+        )
+        # Not prepared: accelerate would step it once for each process. It counts updates here, whatever their batch.
+        self.lr_scheduler = get_scheduler(
+            settings.lr_scheduler,
+            optimizer,
+            num_warmup_steps=settings.lr_warmup_steps,
+            num_training_steps=settings.max_train_steps,
+        )
+        self.ema = self._moving_average() if settings.use_ema else None
+        accelerator.register_save_state_pre_hook(self._save)
+        accelerator.register_load_state_pre_hook(self._load)
+        accelerator.register_for_checkpointing(self.lr_scheduler)
+        self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
+        self.averages = Averages()
+        self._logged_step, self._logged_time = 0, time.monotonic()
+
+    def _moving_average(self) -> EMAModel:
+        settings = self.settings
+        ema = EMAModel(
+            self.model.parameters(),
+            decay=settings.ema_max_decay,
+            use_ema_warmup=True,
+            inv_gamma=settings.ema_inv_gamma,
+            power=settings.ema_power,
+            model_cls=type(self.model),
+            model_config=self.model.config,
+        )
+        ema.to(self.accelerator.device)
+        return ema
+
+    def _save(self, models, weights, output_dir) -> None:
+        if self.accelerator.is_main_process:
+            for wrapped in models:
+                self.accelerator.unwrap_model(wrapped).save_pretrained(Path(output_dir) / "model")
+            if self.ema is not None:
+                self.ema.save_pretrained(Path(output_dir) / "model_ema")
+        weights.clear()
+
+    def _load(self, models, input_dir) -> None:
+        while models:
+            loaded = type(self.model).from_pretrained(Path(input_dir) / "model")
+            self.accelerator.unwrap_model(models.pop()).load_state_dict(loaded.state_dict())
+        if self.ema is not None:
+            average = EMAModel.from_pretrained(Path(input_dir) / "model_ema", type(self.model))
+            self.ema.load_state_dict(average.state_dict())
+            self.ema.to(self.accelerator.device)
+
+    def resume_from(self, resume: Path | None, checkpoints: Path) -> int:
+        """Load a checkpoint, clean what a killed run has left, and return the number of updates that are done."""
+        accelerator, step = self.accelerator, 0
+        if resume is not None:
+            step = checkpoint_step(resume)
+            accelerator.load_state(str(resume))
+            accelerator.step = 0  # its count of micro-steps: a checkpoint lies between two updates
+            logger.info(f"Resumed {self.name} from {resume} at step {step}.")
+        if accelerator.is_main_process:
+            truncate_log(self.log_path, step)
+            for left_over in checkpoints.glob(f"checkpoint-*{TEMPORARY_SUFFIX}"):
+                shutil.rmtree(left_over)
+        self.wrapped.train()
+        self._logged_step, self._logged_time = step, time.monotonic()
+        return step
+
+    def micro_step(self, number: int, batch: dict[str, torch.Tensor]) -> bool:
+        """Take a batch; return whether it completed an update of the weights."""
+        settings, accelerator = self.settings, self.accelerator
         batch = {key: value.to(accelerator.device, non_blocking=True) for key, value in batch.items()}
-        seed_step(settings.seed, micro_step, accelerator.process_index)
-        with accelerator.accumulate(wrapped):
-            loss, values = loss_of(wrapped, batch)
+        seed_step(settings.seed, number, accelerator.process_index)
+        with accelerator.accumulate(self.wrapped):
+            loss, values = self.loss_of(self.wrapped, batch)
             accelerator.backward(loss)
             # NaN means "does not apply" to the averages; here it is a failure and must not be left out.
-            averages.add({**values, "loss": loss.detach().nan_to_num(math.inf, math.inf, -math.inf)})
+            self.averages.add({**values, "loss": loss.detach().nan_to_num(math.inf, math.inf, -math.inf)})
             if accelerator.sync_gradients:
-                gradient_norm = accelerator.clip_grad_norm_(wrapped.parameters(), settings.max_grad_norm)
-                averages.add({"gradient_norm": torch.as_tensor(gradient_norm, device=accelerator.device)})
-            optimizer.step()
-            optimizer.zero_grad()
+                norm = accelerator.clip_grad_norm_(self.wrapped.parameters(), settings.max_grad_norm)
+                self.averages.add({"gradient_norm": torch.as_tensor(norm, device=accelerator.device)})
+            self.optimizer.step()
+            self.optimizer.zero_grad()
         if not accelerator.sync_gradients:
-            continue
-        lr_scheduler.step()
-        if ema is not None:
-            ema.step(model.parameters())
-        step += 1
-        progress.update()
+            return False
+        self.lr_scheduler.step()
+        if self.ema is not None:
+            self.ema.step(self.model.parameters())
+        return True
 
-        is_checkpoint = step % settings.checkpointing_steps == 0 or step == settings.max_train_steps
-        # Each checkpoint is logged as well: no broken weights are kept, and no average reaches across a place to resume.
-        if step % settings.logging_steps == 0 or is_checkpoint:
-            logs = {**averages.read(accelerator), "learning_rate": lr_scheduler.get_last_lr()[0]}
-            if not math.isfinite(logs["loss"]):
-                raise ValueError(
-                    f"The loss is not finite at step {step} ({logs['loss']}): lower --learning_rate, or use "
-                    "--mixed_precision bf16 or no instead of fp16."
-                )
-            samples = (step - logged_step) * accumulation * settings.train_batch_size * accelerator.num_processes
-            logs["samples_per_second"] = samples / (time.monotonic() - logged_time)
-            logged_step, logged_time = step, time.monotonic()
-            accelerator.log(logs, step=step)
-            progress.note(f"loss {logs['loss']:.4f}")
-            if accelerator.is_main_process:
-                with log_path.open("a") as file:
-                    file.write(json.dumps({"step": step, **logs}) + "\n")
-        if after_step is not None and after_step(step, model, ema):
-            break
-        if is_checkpoint:  # last, so that a run resumed here misses nothing of this step
-            save_checkpoint(accelerator, checkpoints, step, settings.checkpoints_total_limit)
-    progress.close()
-    accelerator.wait_for_everyone()
-    return model, ema
+    def log(self, step: int) -> float:
+        """Log the means since the line before, and return the loss.
+
+        Raises:
+            ValueError: when the loss is not finite.
+        """
+        settings, accelerator = self.settings, self.accelerator
+        logs = {**self.averages.read(accelerator), "learning_rate": self.lr_scheduler.get_last_lr()[0]}
+        if not math.isfinite(logs["loss"]):
+            raise ValueError(
+                f"The loss is not finite at step {step} ({logs['loss']}): lower --learning_rate, or use "
+                "--mixed_precision bf16 or no instead of fp16."
+            )
+        cases = settings.gradient_accumulation_steps * settings.train_batch_size * accelerator.num_processes
+        logs["samples_per_second"] = (step - self._logged_step) * cases / (time.monotonic() - self._logged_time)
+        self._logged_step, self._logged_time = step, time.monotonic()
+        accelerator.log(logs, step=step)
+        if accelerator.is_main_process:
+            with self.log_path.open("a") as file:
+                file.write(json.dumps({"step": step, **logs}) + "\n")
+        return logs["loss"]
 
 
 def parse_settings(settings_class: type[Settings], argv: Sequence[str] | None) -> Settings:
