@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusers_macdm.data.check import Fault, check_dataset, inspect_dataset
+from diffusers_macdm.data.check import check_dataset, inspect_dataset
+from diffusers_macdm.data.faults import Fault
 from diffusers_macdm.data.loading import load_pairs
 
 

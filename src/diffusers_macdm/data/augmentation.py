@@ -69,7 +69,7 @@ class PairAugmentation:
                 raise ValueError(f"{name}={value} is not allowed: a finite number from 0 to {highest} is needed.")
 
     def draw(self, seed: int) -> torch.Tensor:
-        """The augmentation labels that `seed` stands for: `[AUGMENTATION_DIM]` float32 in [-1, 1], in the order of
+        """Return the augmentation labels that `seed` stands for: `[AUGMENTATION_DIM]` float32 in [-1, 1], in the order of
         `AUGMENTATION_PARAMETERS`, each as a fraction of its limit (the flip is 0 or 1). All zero is the identity."""
         generator = torch.Generator().manual_seed(seed)
         labels = torch.rand(AUGMENTATION_DIM, generator=generator) * 2 - 1
@@ -119,7 +119,7 @@ class PairAugmentation:
         return augmented, labels
 
     def _limits(self) -> torch.Tensor:
-        """What a label of 1 stands for, in the order of `AUGMENTATION_PARAMETERS`; factors as natural logarithms."""
+        """Return what a label of 1 stands for, in the order of `AUGMENTATION_PARAMETERS`; factors as natural logarithms."""
         return torch.tensor(
             [
                 float(self.horizontal_flip),

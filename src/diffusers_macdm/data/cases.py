@@ -101,7 +101,7 @@ class Cases:
         return known.hexdigest()
 
     def select(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> Cases:
-        """The cases with these numbers, in this order, also more than once."""
+        """Return the cases with these numbers, in this order, also more than once."""
         chosen = [int(index) for index in indices]
         pick = lambda values: tuple(values[index] for index in chosen)  # noqa: E731
         return Cases(
@@ -141,7 +141,7 @@ def of_each_class(cases: Cases, counts: Sequence[int], seed: int = 0, where: str
 
 
 def load_cases(data: str | Path, split: str, size: int, *, synthetic: bool = False) -> Cases:
-    """The labeled cases of one split, resampled to `size` (unlabeled ones are left out).
+    """Load the labeled cases of one split, resampled to `size` (unlabeled ones are left out).
 
     Args:
         data: folder or Hub data set in the project's layout (see `data.loading.load_pairs`).

@@ -23,7 +23,7 @@ UNLABELED = -1  # a `null_label` that is no class label of any network
 
 
 class PairDataset(torch.utils.data.Dataset):
-    """The cases of `load_pairs` as joint samples; each is decoded and resampled once and then kept in memory.
+    """Cases of `load_pairs` as joint samples; each is decoded and resampled once and then kept in memory.
 
     Args:
         pairs: rows with `image`, `anatomy_mask`, `lesion_mask`, `label` (see `load_pairs`).

@@ -73,7 +73,7 @@ def load_pairs(
 
 
 def case_names(pairs: datasets.Dataset) -> list[str]:
-    """The name of each case: its image's file name without the suffix, or `split-index` in a set that has kept no file
+    """Return the name of each case: its image's file name without the suffix, or `split-index` in a set that has kept no file
     names or has one of them twice."""
     import datasets
 

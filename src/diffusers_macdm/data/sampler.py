@@ -102,7 +102,7 @@ class StepBatchSampler(torch.utils.data.Sampler):
             yield self.batch(step)
 
     def batch(self, step: int) -> list[tuple[int, int]]:
-        """The batch of this process at `step`."""
+        """Return the batch of this process at `step`."""
         first = (step * self.num_processes + self.rank) * self.batch_size
         return [self._draw(position) for position in range(first, first + self.batch_size)]
 

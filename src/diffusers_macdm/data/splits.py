@@ -73,7 +73,7 @@ def split_by_patient(
 
 
 def shared_patients(splits: Mapping[str, Sequence[Hashable | None]]) -> dict[Hashable, list[str]]:
-    """The patients that are in more than one split, each with the names of those splits. None is no patient."""
+    """Find the patients that are in more than one split, each with the names of those splits. None is no patient."""
     found = defaultdict(list)
     for split, patient_ids in splits.items():
         for patient in dict.fromkeys(patient_ids):

@@ -57,7 +57,7 @@ def model_card(
     data_description: str | None = None,
     license: str | None = None,
 ) -> str:
-    """The README.md of a trained model, with its metadata for the Hub.
+    """Write the README.md of a trained model, with its metadata for the Hub.
 
     Args:
         model_dir: folder of a saved `MaCDMPipeline`, best the `--output_dir` of `train_macdm.py`, which holds the records.
@@ -133,7 +133,7 @@ def model_card(
 def model_card_files(
     model_dir: str | Path, *, audit_dir: str | Path | None = None, synthetic_dir: str | Path | None = None
 ) -> dict[str, Path]:
-    """The files that the card of `model_card` shows or names, by their path in the repository.
+    """Find the files that the card of `model_card` shows or names, by their path in the repository.
 
     The picture of samples: the contact sheet of `synthetic_dir`, or else the last grid that the training drew. Of
     `audit_dir` there is none: its pictures may show real films, which no default publishes.
@@ -147,7 +147,7 @@ def model_card_files(
 
 
 def dataset_card(set_dir: str | Path, repo_id: str, *, license: str | None = None) -> str:
-    """The README.md of a set in the project's layout, best one that `macdm generate` has made.
+    """Write the README.md of a set in the project's layout, best one that `macdm generate` has made.
 
     Its metadata has the features and the splits (`dataset_info`) and which files belong to them (`configs`), so that
     `datasets.load_dataset(repo_id)` and the Hub's viewer read the folder as it lies.

@@ -32,7 +32,7 @@ EVALUATION_TASKS = {
 
 
 def read_object(path: Path) -> dict | None:
-    """The object in a JSON file; None where there is no file."""
+    """Read the object in a JSON file; None where there is no file."""
     return read_json(path, None) if path.is_file() else None
 
 
@@ -85,7 +85,7 @@ def synthetic_facts(synthetic_dir: Path, model_dir: Path) -> dict[str, Any]:
 
 
 def label_rows(summary: dict) -> list[dict]:
-    """What `summary.json` says about each label, with the intervals that follow from its counts."""
+    """Return what `summary.json` says about each label, with the intervals that follow from its counts."""
     rows = []
     for label, found in (summary.get("labels") or {}).items():
         row = {"label": label, "num_pairs": found["num_pairs"], "inside": found.get("lesion_inside_anatomy_unrefined")}
@@ -167,7 +167,7 @@ def _result(task, dataset, metric, name, value, interval) -> EvalResult:
 
 
 def picture_of(model_dir: Path, synthetic_dir: str | Path | None) -> dict[str, Any] | None:
-    """The picture of samples and what it shows."""
+    """Find the picture of samples and what it shows."""
     if synthetic_dir is not None and (path := Path(synthetic_dir) / CONTACT_SHEET_FILE).is_file():
         return {"path": path, "most": CONTACT_SHEET_PAIRS}
     grids = [path for path in (model_dir / "samples").glob("step-*.png") if re.fullmatch(r"step-\d+", path.stem)]

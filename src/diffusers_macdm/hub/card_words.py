@@ -51,12 +51,12 @@ def _missing(value) -> bool:
 
 
 def _shown(value):
-    """What `{{ value }}` prints: never a blank for a fact that is not there."""
+    """Print a value: never a blank for a fact that is not there."""
     return NOT_RECORDED if _missing(value) else value
 
 
 def _text(value):
-    """Text of a user or a file, so that it cannot end a table's cell or begin markup."""
+    """Escape text of a user or a file, so that it cannot end a table's cell or begin markup."""
     if _missing(value):
         return None
     text = " ".join(str(value).split())
@@ -74,14 +74,14 @@ def _number(value, digits: int = 4):
 
 
 def _percent(value):
-    """A measured share: 0.064 -> "6.4 %"."""
+    """Print a measured share: 0.064 -> "6.4 %"."""
     if _missing(value) or not is_number(value):
         return NOT_MEASURED
     return f"{100 * value:.3g} %"
 
 
 def _share(part, count: str = "count"):
-    """A measured share with what it was counted from: "6 % (12 of 200; 95 % interval 3 % to 10 %)"."""
+    """Print a measured share with what it was counted from: "6 % (12 of 200; 95 % interval 3 % to 10 %)"."""
     if _missing(part) or not isinstance(part, dict) or not is_number(part.get("value")):
         return NOT_MEASURED
     details = []

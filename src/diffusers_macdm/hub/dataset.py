@@ -10,7 +10,8 @@ from pathlib import Path
 
 from huggingface_hub import DatasetCard
 
-from ..data.check import CONTRADICTION, inspect_dataset
+from ..data.check import inspect_dataset
+from ..data.check_cases import CONTRADICTION
 from ..data.layout import IMAGE_COLUMNS, METADATA, OPTIONAL_COLUMNS, PROVENANCE_COLUMNS, REQUIRED_COLUMNS, SPLITS
 from ..files import read_json
 from ..generate.synthetic_set import CONTACT_SHEET_FILE, SETTINGS_FILE, SUMMARY_FILE
@@ -109,7 +110,7 @@ def _rows(split_folder: Path) -> list[dict]:
 def _parquet_files(
     split_folder: Path, split: str, rows: list[dict], pseudonyms: Pseudonyms, temporary: Path
 ) -> dict[str, Path]:
-    """The pairs of one split as `data/SPLIT-00000-of-0000N.parquet`."""
+    """Write the pairs of one split as `data/SPLIT-00000-of-0000N.parquet`."""
     import datasets
 
     integers = datasets.Value("int64")

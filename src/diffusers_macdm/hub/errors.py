@@ -1,4 +1,4 @@
-"""What the Hub answers, in a few words: why something could not be had from it, and why nothing could be pushed.
+"""The Hub's answers in a few words: why something could not be had from it, and why nothing could be pushed.
 
 diffusers and datasets fall back to their caches when a download fails, and then report what is missing there; the reason is
 further down in the chain of exceptions.
@@ -24,7 +24,7 @@ TRANSPORT_ERROR = HfHubHTTPError.__bases__[0]
 
 
 def hub_reason(error: BaseException) -> str | None:
-    """What the Hub has said, or that it could not be asked; None for an error that has nothing to do with it."""
+    """Say what the Hub has said, or that it could not be asked; None for an error that has nothing to do with it."""
     chain = list(_chain(error))
     for cause in chain:
         if isinstance(cause, RevisionNotFoundError):

@@ -56,7 +56,7 @@ def _ask_the_hub(repo_id: str, revision: str | None) -> None:
 
 
 def own_version() -> str:
-    """Of the installed package."""
+    """Return the version of the installed package."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:

@@ -169,14 +169,14 @@ def _model_card(folder: Path, repo_id: str, synthetic_dir, **facts) -> tuple[dic
 
 
 def _pictures(folder: Path, text: str) -> dict[str, Path]:
-    """The images of the folder that a Markdown text shows."""
+    """Find the images of the folder that a Markdown text shows."""
     shown = set(re.findall(r"!\[[^\]]*\]\(([^)\s]+)", text))
     inside = {path: folder / path for path in shown if not path.startswith("/") and ".." not in Path(path).parts}
     return {path: file for path, file in inside.items() if file.suffix.lower() in (".png", ".jpg", ".jpeg") and file.is_file()}
 
 
 def _is_of_a_pipeline(path: str) -> bool:
-    """Whether a push of a pipeline has written this path, or weights would be found there."""
+    """Say whether a push of a pipeline has written this path, or weights would be found there."""
     top, _, rest = path.partition("/")
     if rest and top in (*COMPONENT_FOLDERS, "audit"):
         return True

@@ -1,4 +1,4 @@
-"""What leaves the machine, and what never does.
+"""The border: what leaves the machine, and what never does.
 
 What leaves the machine is an explicit list, never "the folder":
 
@@ -100,7 +100,7 @@ def published_record(record: dict, image_digests: bool = False) -> dict:
 
 
 def published_audit(audit_dir: Path) -> dict:
-    """The facts of an audit that name nobody."""
+    """Read the facts of an audit that name nobody."""
     path = audit_dir / AUDIT_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; `macdm audit` writes it.")
@@ -110,7 +110,7 @@ def published_audit(audit_dir: Path) -> dict:
 
 
 def _numbers(content):
-    """JSON content without its texts."""
+    """Return JSON content without its texts."""
     if isinstance(content, dict):
         return {name: _numbers(part) for name, part in content.items() if not isinstance(part, str)}
     if isinstance(content, list):
@@ -162,7 +162,10 @@ class Pseudonyms:
 
 
 def published_settings(content: dict, pseudonyms: Pseudonyms, image_digests: bool) -> dict:
-    """`generation.json` or `summary.json`; in the former, what the leak guard needs either without names or not at all."""
+    """Return the publishable part of `generation.json` or `summary.json`.
+
+    Of the former, what the leak guard needs stays without names, or not at all.
+    """
     published = _without_paths({name: part for name, part in content.items() if name != "provenance"})
     provenance = content.get("provenance")
     if image_digests and provenance is not None:
@@ -188,7 +191,7 @@ def published_row(row: dict, pseudonyms: Pseudonyms) -> dict:
 
 
 def pixels_as_png(path: Path) -> bytes:
-    """The pixels of an image and nothing else: a file may carry texts and the place and time of the exposure."""
+    """Return the pixels of an image and nothing else: a file may carry texts and the place and time of the exposure."""
     with Image.open(path) as image:
         pixels = Image.fromarray(np.asarray(image))
     buffer = io.BytesIO()
@@ -197,7 +200,7 @@ def pixels_as_png(path: Path) -> bytes:
 
 
 def _without_paths(content):
-    """JSON content in which the last part stands for each path."""
+    """Return JSON content in which the last part stands for each path."""
     if isinstance(content, dict):
         return {name: _without_paths(part) for name, part in content.items()}
     if isinstance(content, list):
@@ -211,6 +214,6 @@ def last_part(path: str) -> str:
 
 
 def folder_name(path: str | None) -> str | None:
-    """The last part of a path, however the system that wrote it spells paths: the rest is nobody's business."""
+    """Return the last part of a path, however the system that wrote it spells paths: the rest is nobody's business."""
     parts = [part for part in re.split(r"[/\\]+", str(path or "")) if part not in ("", ".", "..")]
     return parts[-1] if parts else None

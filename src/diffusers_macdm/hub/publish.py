@@ -29,7 +29,7 @@ CARD, LICENSE, DEFAULT_BRANCH = "README.md", "LICENSE", "main"
 
 @dataclass(frozen=True)
 class Push:
-    """What a push did or, with `dry_run`, would do.
+    """Result of a push: what it did or, with `dry_run`, would do.
 
     Attributes:
         repo_id: `owner/name`.
@@ -200,7 +200,7 @@ def _is_same(source: Path | bytes, remote: RepoFile | None) -> bool:
 
 
 def left_out_of(folder: Path, files: dict[str, Path | bytes], published: Iterable[str]) -> list[str]:
-    """What lies in the folder and goes nowhere; `published` are subfolders whose content is published in another form."""
+    """List what lies in the folder and goes nowhere; `published` are subfolders whose content is published in another form."""
     tops = {path.partition("/")[0] for path in files}
     left_out = []
     for path in sorted(folder.iterdir()):

@@ -52,7 +52,7 @@ def _read(module: str) -> str:
 
 
 def _imported_by(module: str) -> set[str]:
-    """The modules of the method that a module imports, directly or by way of others."""
+    """Find the modules of the method that a module imports, directly or by way of others."""
     found: set[str] = set()
     waiting = [module]
     while waiting:
@@ -63,7 +63,7 @@ def _imported_by(module: str) -> set[str]:
 
 
 def _whole(module: str) -> str:
-    """One file of a component's module and the modules that it imports: their texts, one after the other."""
+    """Make one file of a component's module and the modules that it imports: their texts, one after the other."""
     own = RELATIVE_IMPORT.sub("", _read(module)).replace(FUTURE_IMPORT, "")
     imported = [_read(name).replace(FUTURE_IMPORT, "") for name in sorted(_imported_by(module))]
     return FUTURE_IMPORT + "\n" + "\n\n".join([*imported, own])

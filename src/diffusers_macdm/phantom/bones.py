@@ -115,7 +115,7 @@ def broken_tibia(a: Anatomy, s: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, 
 
 
 def _broken_tibia_at(a: Anatomy, s: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The same at a list of points. [N]"""
+    """Do what `broken_tibia` does at a list of points. [N]"""
     attenuation, inside, height, u = _tibia(a, s, x)
     lesion = a.lesion
     if lesion is None:

@@ -60,7 +60,7 @@ class Training:
         return cls(images, frozenset(map(str, record.get("patients") or ())))
 
     def to_dict(self) -> dict:
-        """The inverse of `from_dict`, except that of two cases with the same pixels one name is kept."""
+        """Return the inverse of `from_dict`, except that of two cases with the same pixels one name is kept."""
         named = None not in self.images.values()
         digests = {case: digest for digest, case in self.images.items()} if named else sorted(self.images)
         return {"patients": sorted(self.patients), "image_sha256": digests}
@@ -113,7 +113,7 @@ class TrainedOn:
 
     @property
     def unrecorded(self) -> list[str]:
-        """The networks of which not every training is recorded."""
+        """Names of the networks of which not every training is recorded."""
         return [name for name, trainings in self.networks.items() if None in trainings]
 
 
