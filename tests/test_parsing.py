@@ -111,3 +111,4 @@ def test_sentences_of_the_library_in_the_words_that_were_typed():
     assert as_typed("from_data=x needs num_per_class=3, not my_from_data=2.", Settings) == (
         "--from x needs --num-per-class 3, not my_from_data=2."
     )
+    assert as_typed("If so, say real_images=True (--real-images).", Settings) == "If so, say --real-images."

@@ -105,6 +105,7 @@ def option_names(settings_class: type, underscores: bool = False) -> dict[str, s
 def as_typed(sentence: str, settings_class: type, underscores: bool = False) -> str:
     """Say a sentence about settings (`num_inference_steps=0 is not allowed`) in the words of the command line
     (`--num-inference-steps 0 is not allowed`)."""
+    sentence = re.sub(r"\b\w+=(?:True|False) \((--[\w-]+)\)", r"\1", sentence)  # "public=True (--public)" says it itself
     for option, field in option_names(settings_class, underscores).items():
         if not option.startswith(("--no-", "--no_")):
             if "_" in field:  # no English word, so that it may stand there without its value
