@@ -216,6 +216,29 @@ def test_the_method_imports_nothing_else_of_the_package():
     assert not found, "\n".join(found)
 
 
+LONGEST_FILE, LONGEST_FUNCTION = 400, 60
+# The signature of one is diffusers' law, that of the other its documentation.
+LONG_FUNCTIONS = {"macdm.unet.__init__", "macdm.guidance_classifier.__init__", "macdm.pipeline.__call__"}
+
+
+def test_files_and_functions_can_be_read():
+    """No file over 400 lines, no function over 60 without its docstring."""
+    found = []
+    for path in source_files():
+        text = path.read_text(encoding="utf-8")
+        if len(text.splitlines()) > LONGEST_FILE:
+            found.append(f"{path.relative_to(ROOT)}: {len(text.splitlines())} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                first = node.body[0]
+                is_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+                length = node.end_lineno - node.lineno + 1
+                length -= first.end_lineno - first.lineno + 1 if is_docstring else 0
+                if length > LONGEST_FUNCTION and f"{module_of(path)}.{node.name}" not in LONG_FUNCTIONS:
+                    found.append(f"{where(path, node)} {node.name}: {length} lines")
+    assert not found, "\n".join(found)
+
+
 def test_no_page_stands_in_python():
     """Pages are templates, which editors color and people find."""
     tag = re.compile(r"</?(?:html|head|body|div|p|span|table|tr|td|th|ul|li|h[1-6]|img|figure|style|pre)[ >]")

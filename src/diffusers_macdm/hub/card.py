@@ -88,15 +88,7 @@ def model_card(
         *audit_results(audit, dataset_name),
         *filter(None, map(evaluation_result, results)),
     ]
-    metadata = {
-        **_license_metadata(license, repo_id, model_dir),
-        "library_name": "diffusers",
-        "pipeline_tag": PIPELINE_TAG,
-        "tags": TAGS,
-        "datasets": [arguments["dataset_name"]] if arguments.get("dataset_name") else None,
-    }
-    if eval_results:
-        metadata |= {"model_name": _short(repo_id), "eval_results": eval_results}
+    metadata = _license_metadata(license, repo_id, model_dir) | _model_metadata(repo_id, arguments, eval_results)
     unet = read_object(model_dir / "unet" / "config.json") or {}
     has_classifier = (model_dir / "guidance_classifier").is_dir()
     classifier_training = read_object(model_dir / "guidance_classifier_training_config.json") or {}
@@ -128,6 +120,19 @@ def model_card(
     )
     check_card(card)
     return card
+
+
+def _model_metadata(repo_id: str, arguments: dict, eval_results: list) -> dict:
+    """What the Hub finds a model by."""
+    metadata = {
+        "library_name": "diffusers",
+        "pipeline_tag": PIPELINE_TAG,
+        "tags": TAGS,
+        "datasets": [arguments["dataset_name"]] if arguments.get("dataset_name") else None,
+    }
+    if eval_results:
+        metadata |= {"model_name": _short(repo_id), "eval_results": eval_results}
+    return metadata
 
 
 def model_card_files(

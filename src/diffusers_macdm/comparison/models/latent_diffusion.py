@@ -79,21 +79,7 @@ class LatentDiffusion(GenerativeModel):
             )
 
         with own_randomness(seed, device):
-            # Of as many channels at each resolution as the denoiser of pixels has there.
-            channels = [budget.block_out_channels[min(n, len(budget.block_out_channels) - 1)] for n in range(halvings + 1)]
-            self.autoencoder = AutoencoderKL(
-                in_channels=len(CHANNELS),
-                out_channels=len(CHANNELS),
-                down_block_types=("DownEncoderBlock2D",) * len(channels),
-                up_block_types=("UpDecoderBlock2D",) * len(channels),
-                block_out_channels=tuple(channels),
-                layers_per_block=1,
-                latent_channels=LATENT_CHANNELS,
-                norm_num_groups=budget.norm_num_groups,
-                sample_size=cases.size,
-            )
-            # A posterior that starts as wide as diffusers' own drowns the means, and the decoder learns not to listen.
-            torch.nn.init.constant_(self.autoencoder.quant_conv.bias[LATENT_CHANNELS:], FIRST_LOG_VARIANCE)
+            self.autoencoder = _new_autoencoder(cases.size, halvings, budget)
             autoencoder_facts = train(
                 self.autoencoder,
                 cases,
@@ -147,3 +133,22 @@ class LatentDiffusion(GenerativeModel):
 def _halvings(size: int) -> int:
     """How often the autoencoder halves joint samples of this side."""
     return sum(size // 2**number >= SMALLEST_LATENT for number in range(1, MAX_HALVINGS + 1))
+
+
+def _new_autoencoder(size: int, halvings: int, budget: TrainingBudget) -> AutoencoderKL:
+    """Build an autoencoder of as many channels at each resolution as the denoiser of pixels has there."""
+    channels = [budget.block_out_channels[min(n, len(budget.block_out_channels) - 1)] for n in range(halvings + 1)]
+    autoencoder = AutoencoderKL(
+        in_channels=len(CHANNELS),
+        out_channels=len(CHANNELS),
+        down_block_types=("DownEncoderBlock2D",) * len(channels),
+        up_block_types=("UpDecoderBlock2D",) * len(channels),
+        block_out_channels=tuple(channels),
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=budget.norm_num_groups,
+        sample_size=size,
+    )
+    # A posterior that starts as wide as diffusers' own drowns the means, and the decoder learns not to listen.
+    torch.nn.init.constant_(autoencoder.quant_conv.bias[LATENT_CHANNELS:], FIRST_LOG_VARIANCE)
+    return autoencoder
