@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -10,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+
+from diffusers_macdm.files import SETTINGS_FILE, begin, read_json, write_json
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,7 +24,7 @@ class Stages:
 
     Args:
         out: new or empty folder, or one that this recipe has begun with the same settings.
-        recipe: its name; `out`/NAME.json is its state.
+        recipe: its name; `out`/NAME.json holds its settings and the seconds of its stages.
         settings: all that decides what comes out.
 
     Raises:
@@ -33,17 +34,13 @@ class Stages:
 
     def __init__(self, out: Path, recipe: str, settings: dict):
         self._path = out / f"{recipe}.json"
+        if out.exists() and any(out.iterdir()) and not (out / SETTINGS_FILE).is_file():
+            raise FileExistsError(f"{out} is not empty and no {recipe}: choose another --output_dir.")
+        begin(out, settings)
         self._state = {"settings": settings, "seconds": {}}
         if self._path.is_file():
-            self._state = json.loads(self._path.read_text())
-            if self._state["settings"] != settings:
-                raise ValueError(
-                    f"{out} was begun with {self._state['settings']}, not {settings}: choose another --output_dir."
-                )
-        elif out.exists() and any(out.iterdir()):
-            raise FileExistsError(f"{out} is not empty and no {recipe}: choose another --output_dir.")
-        out.mkdir(parents=True, exist_ok=True)
-        self._save()
+            self._state = read_json(self._path)
+        write_json(self._path, self._state, indent=2)
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -55,15 +52,10 @@ class Stages:
             print(f"== {name}: done already", flush=True)
             return
         print(f"== {name}", flush=True)
-        begin = time.monotonic()
+        start = time.monotonic()
         action()
-        self.seconds[name] = self.seconds.get(name, 0) + time.monotonic() - begin
-        self._save()
-
-    def _save(self) -> None:
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self._state, indent=2) + "\n")
-        temporary.replace(self._path)
+        self.seconds[name] = self.seconds.get(name, 0) + time.monotonic() - start
+        write_json(self._path, self._state, indent=2)
 
 
 def mixed_precision() -> str:

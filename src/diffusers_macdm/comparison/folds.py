@@ -14,18 +14,18 @@ from ..evaluation.divisions import folds_by_patient
 
 
 @dataclass(frozen=True)
-class Part:
+class Fold:
     """One fold at one training size.
 
     Attributes:
-        fold: "split", "fold-K", or "held-out-K".
+        name: "split", "fold-K", or "held-out-K".
         trained: name of the generative models' training, which folds of the held-out cases share; else that of the fold.
         size: that was asked for, or None for all training cases.
         train: what generative models and downstream networks are trained on.
         validation, test: the same for all sizes of the fold.
     """
 
-    fold: str
+    name: str
     trained: str
     size: int | None
     train: Cases
@@ -34,7 +34,7 @@ class Part:
 
     @property
     def folder(self) -> str:
-        return self._of_size(self.fold)
+        return self._of_size(self.name)
 
     @property
     def trained_folder(self) -> str:
@@ -49,15 +49,15 @@ class Part:
         return Cases.concatenate([self.validation, self.test])
 
 
-def make_parts(
+def make_folds(
     splits: Mapping[str, Cases],
     folds: int | None,
     train_sizes: Sequence[int] | None = None,
     samples_per_class: Sequence[int] | None = None,
     held_out_folds: int | None = None,
     seed: int = 0,
-) -> list[Part]:
-    """Every fold at every training size.
+) -> list[Fold]:
+    """Return every fold at every training size.
 
     Args:
         splits: of the set, by name.
@@ -108,16 +108,16 @@ def make_parts(
             chooses = (fold + 1) % folds
             trains = sorted(set(range(len(pool))) - set(members[fold]) - set(members[chooses]))
             divided[f"fold-{fold}"] = tuple(pool.select(chosen) for chosen in (trains, members[chooses], members[fold]))
-    parts = []
-    for fold, (train, validation, test) in divided.items():
+    at_sizes = []
+    for name, (train, validation, test) in divided.items():
         if samples_per_class is not None:
-            train = of_each_class(train, samples_per_class, seed, trained.get(fold, fold))
+            train = of_each_class(train, samples_per_class, seed, trained.get(name, name))
         for size in train_sizes or [None]:
             if size is not None and not 2 <= size <= len(train):
-                raise ValueError(f"train size {size} is not allowed: from 2 to the {len(train)} training cases of {fold}.")
+                raise ValueError(f"train size {size} is not allowed: from 2 to the {len(train)} training cases of {name}.")
             chosen = train if size is None else train.select(draw_pairs(train.class_labels, size, seed))
-            parts.append(Part(fold, trained.get(fold, fold), size, chosen, validation, test))
-    return parts
+            at_sizes.append(Fold(name, trained.get(name, name), size, chosen, validation, test))
+    return at_sizes
 
 
 def labels_for(train: Cases, count: int, seed: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from ..evaluation.features import FeatureExtractor, load_feature_extractor
 from ..evaluation.networks import DIAGNOSIS, SEGMENTATION, TASKS
 from ..files import check_seeds, refuse_foreign
 from .diffusion import NUM_TRAIN_TIMESTEPS
-from .folds import Part, make_parts
+from .folds import Fold, make_folds
 from .models import MODELS
 from .settings import Settings
 
@@ -31,7 +31,7 @@ class Plan:
         training: how the downstream networks are trained.
         extractor: features of the realism; None for those of the judge's classifier.
         splits: real cases by split.
-        parts: every fold at every training size.
+        folds: every fold at every training size.
         notes: sentences for the reader.
     """
 
@@ -39,7 +39,7 @@ class Plan:
     training: DownstreamTraining
     extractor: FeatureExtractor | None
     splits: dict[str, Cases]
-    parts: list[Part]
+    folds: list[Fold]
     notes: list[str]
 
     @property
@@ -103,14 +103,14 @@ def resolve(settings: Settings) -> Plan:
     }
     refuse_foreign(Path(settings.out), COMPARISON_FILE, "comparison")
     splits, notes = load_real(settings.real, settings.size, pooled=settings.folds is not None)
-    parts = make_parts(splits, settings.folds, settings.train_sizes, settings.samples_per_class, settings.held_out_folds)
+    folds = make_folds(splits, settings.folds, settings.train_sizes, settings.samples_per_class, settings.held_out_folds)
     num_classes = 1 + max(int(cases.class_labels.max()) for cases in splits.values())
     training = DownstreamTraining(budgets, num_classes, settings.pretrained_classifier, device)
     training.check(settings.size)
     extractor = None
     if settings.feature_extractor is not None:
         extractor = load_feature_extractor(settings.feature_extractor, device=device)
-    return Plan(settings, training, extractor, splits, parts, notes)
+    return Plan(settings, training, extractor, splits, folds, notes)
 
 
 def _check(models: Sequence[str], seeds: Sequence[int], num_synthetic: int | None, train_sizes) -> None:

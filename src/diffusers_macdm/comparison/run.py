@@ -25,13 +25,13 @@ from ..evaluation.predictions import COLUMNS, tested
 from ..files import begin, read_columns, read_json, write_json
 from ..hub.loading import own_version
 from ..progress import Progress
-from .folds import Part, labels_for
+from .folds import Fold, labels_for
 from .measures import PairMeasures
 from .page import write_comparison_page
 from .pairs import SHEET, read_pairs, train_and_draw
 from .plan import COMPARISON_FILE, Plan, resolve
 from .settings import Settings
-from .summary import Done, summarise
+from .summary import FoldResult, summarise
 
 
 PACKAGES = ("torch", "diffusers", "transformers", "monai", "scikit-learn", "scipy", "numpy")
@@ -54,8 +54,8 @@ def run(settings: Settings, *, show_progress: bool = True) -> dict:
     plan, out = resolve(settings), Path(settings.out)
     record = plan.record()
     begin(out, record, may_change=("real", "num_workers"))
-    done = [compare_in_part(plan, part, out, show_progress) for part in plan.parts]
-    result = summarise(done, list(settings.models), list(settings.seeds), settings.resamples, str(settings.real))
+    results = [compare_in_fold(plan, fold, out, show_progress) for fold in plan.folds]
+    result = summarise(results, list(settings.models), list(settings.seeds), settings.resamples, str(settings.real))
     result["notes"] = plan.notes + result["notes"]
     result["settings"] = record
     result["versions"] = {
@@ -65,20 +65,20 @@ def run(settings: Settings, *, show_progress: bool = True) -> dict:
     return finish(out, plan, result)
 
 
-def compare_in_part(plan: Plan, part: Part, out: Path, show_progress: bool = True) -> Done:
-    """Train the models on the cases of one part, and measure and use their pairs, as far as not done before."""
-    settings, folder = plan.settings, out / part.trained_folder
-    class_labels = labels_for(part.train, settings.num_synthetic or len(part.train), plan.seed)
+def compare_in_fold(plan: Plan, fold: Fold, out: Path, show_progress: bool = True) -> FoldResult:
+    """Train the models on the cases of one fold, and measure and use their pairs, as far as not done before."""
+    settings, folder = plan.settings, out / fold.trained_folder
+    class_labels = labels_for(fold.train, settings.num_synthetic or len(fold.train), plan.seed)
     pairs, facts, measures = {}, {}, {}
     for name in settings.models:
         path = folder / "models" / name
         if not path.is_dir():
             if show_progress:
-                tqdm.write(f"{part.trained_folder}: {name}", file=sys.stderr)
+                tqdm.write(f"{fold.trained_folder}: {name}", file=sys.stderr)
             train_and_draw(
                 path,
                 name,
-                part.train,
+                fold.train,
                 class_labels,
                 settings.budget,
                 seed=plan.seed,
@@ -86,22 +86,22 @@ def compare_in_part(plan: Plan, part: Part, out: Path, show_progress: bool = Tru
                 show_progress=show_progress,
             )
         pairs[name], facts[name] = read_pairs(path, name)
-    judge = Judge(part.train, plan.training, seed=plan.seed, extractor=plan.extractor, show_progress=show_progress)
-    measure = PairMeasures(judge, part.held_out, settings.embedding_steps)
+    judge = Judge(fold.train, plan.training, seed=plan.seed, extractor=plan.extractor, show_progress=show_progress)
+    measure = PairMeasures(judge, fold.held_out, settings.embedding_steps)
     for name in settings.models:
         path = folder / "measures" / f"{name}.json"
         if not path.is_file():
             path.parent.mkdir(exist_ok=True)
             write_json(path, measure(pairs[name]))
         measures[name] = read_json(path)
-    runs = train_and_test(out / part.folder / "runs", part, pairs, plan, show_progress)
-    return Done(part, facts, measures, runs)
+    runs = train_and_test(out / fold.folder / "runs", fold, pairs, plan, show_progress)
+    return FoldResult(fold, facts, measures, runs)
 
 
 def finish(out: Path, plan: Plan, result: dict) -> dict:
     """Write the page, and last the file whose presence says that the comparison is finished."""
-    first_fold = [part for part in plan.parts if part.fold == plan.parts[0].fold]
-    models = out / max(first_fold, key=lambda part: len(part.train)).trained_folder / "models"
+    first_fold = [fold for fold in plan.folds if fold.name == plan.folds[0].name]
+    models = out / max(first_fold, key=lambda fold: len(fold.train)).trained_folder / "models"
     write_comparison_page(out, result, {name: models / name / SHEET for name in plan.settings.models})
     write_json(out / COMPARISON_FILE, result)
     return result
@@ -110,7 +110,7 @@ def finish(out: Path, plan: Plan, result: dict) -> dict:
 # --- the downstream networks ------------------------------------------------------------------------------------------
 
 
-def train_and_test(folder: Path, part: Part, pairs: Mapping[str, Cases], plan: Plan, show_progress: bool = True) -> dict:
+def train_and_test(folder: Path, fold: Fold, pairs: Mapping[str, Cases], plan: Plan, show_progress: bool = True) -> dict:
     """Train and test the networks of each arm with each seed, as far as not done before.
 
     Returns:
@@ -127,20 +127,20 @@ def train_and_test(folder: Path, part: Part, pairs: Mapping[str, Cases], plan: P
     runs = {}
     with Progress(len(jobs), "trainings", unit="training", show=show_progress) as progress:
         for task, name, seed in jobs:
-            progress.describe(f"{part.folder}, {task}, {name}, seed {seed}")
+            progress.describe(f"{fold.folder}, {task}, {name}, seed {seed}")
             path = folder / task / name / f"seed-{seed}.json"
             if not path.is_file():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_json(path, train_and_test_one(arms[name], part, task, seed, plan.training))
-            _, runs[task, name, seed] = read_columns(path, COLUMNS[task], len(part.test))
+                write_json(path, train_and_test_one(arms[name], fold, task, seed, plan.training))
+            _, runs[task, name, seed] = read_columns(path, COLUMNS[task], len(fold.test))
             progress.update()
     return runs
 
 
-def train_and_test_one(arm: Arm | Cases, part: Part, task: str, seed: int, training: DownstreamTraining) -> dict:
+def train_and_test_one(arm: Arm | Cases, fold: Fold, task: str, seed: int, training: DownstreamTraining) -> dict:
     """Train and test one network, with the real cases and the pairs of a model or as a control says; JSON-ready."""
     if isinstance(arm, Arm):
-        stages, augmented = stages_of(arm, part.train, part.train.select([]), seed), arm.augmented
+        stages, augmented = stages_of(arm, fold.train, fold.train.select([]), seed), arm.augmented
     else:
-        stages, augmented = [Stage(Cases.concatenate([part.train, arm]))], False
-    return tested(task, training.train(task, stages, part.validation, seed, augmented), part.test)
+        stages, augmented = [Stage(Cases.concatenate([fold.train, arm]))], False
+    return tested(task, training.train(task, stages, fold.validation, seed, augmented), fold.test)

@@ -28,14 +28,14 @@ from ..evaluation.networks import TASKS
 from ..report.page import plain
 from ..statistics.proportions import proportion
 from ..statistics.trainings import t_interval
-from .folds import Part
+from .folds import Fold
 from .models import MODELS
 from .models.macdm import MaCDM
 
 
 @dataclass(frozen=True)
-class Done:
-    """What was measured in one part.
+class FoldResult:
+    """Measurements of one fold.
 
     Attributes:
         facts: of each model, what `fit` returned and `seconds_per_pair`.
@@ -44,36 +44,38 @@ class Done:
         runs: `(task, arm, seed)` -> columns of the test cases, float64 `[N]` each; a model's name is its arm's.
     """
 
-    part: Part
+    fold: Fold
     facts: Mapping[str, dict]
     measures: Mapping[str, dict]
     runs: Mapping[tuple[str, str, int], Mapping[str, np.ndarray]]
 
 
-def summarise(done: Sequence[Done], models: Sequence[str], seeds: Sequence[int], num_resamples: int, dataset: str) -> dict:
+def summarise(
+    fold_results: Sequence[FoldResult], models: Sequence[str], seeds: Sequence[int], num_resamples: int, dataset: str
+) -> dict:
     """comparison.json without settings and versions.
 
     The test cases of all folds are taken together, as `macdm evaluate` does. What is measured on the pairs is a mean over the
     trainings of the generative models.
     """
     results, differences, realism_rows, fit_rows, copies = [], [], [], [], []
-    sizes = list(dict.fromkeys(each.part.size for each in done))
+    sizes = list(dict.fromkeys(result.fold.size for result in fold_results))
     for size in sizes:
-        of_size = [each for each in done if each.part.size == size]
-        train_size = round(np.mean([len(each.part.train) for each in of_size]))
-        trainings = list({each.part.trained: each for each in of_size}.values())
+        of_size = [result for result in fold_results if result.fold.size == size]
+        train_size = round(np.mean([len(result.fold.train) for result in of_size]))
+        trainings = list({result.fold.trained: result for result in of_size}.values())
         rows, compared = _downstream(of_size, models, seeds, num_resamples)
         results += [{"dataset": dataset, "train_size": train_size, **row} for row in rows]
         differences += [{"train_size": train_size, **row} for row in compared]
         for model in models:
             tag = {"model": model, "train_size": train_size}
-            measures = [each.measures[model] for each in trainings]
-            realism_rows += [{**tag, **row} for row in over_folds([each["realism"]["measures"] for each in measures])]
+            measures = [result.measures[model] for result in trainings]
+            realism_rows += [{**tag, **row} for row in over_folds([measured["realism"]["measures"] for measured in measures])]
             if measures[0]["fit"] is not None:
-                fit_rows += [{**tag, **row} for row in over_folds([each["fit"]["measures"] for each in measures])]
-            found, total = (sum(each["copies"][name] for each in measures) for name in ("count", "total"))
-            nominal = float(np.mean([each["copies"]["nominal_rate"] for each in measures]))
-            copies.append({**tag, **proportion(np.arange(total) < found), "nominal_rate": nominal})
+                fit_rows += [{**tag, **row} for row in over_folds([measured["fit"]["measures"] for measured in measures])]
+            count, total = (sum(measured["copies"][name] for measured in measures) for name in ("count", "total"))
+            nominal = float(np.mean([measured["copies"]["nominal_rate"] for measured in measures]))
+            copies.append({**tag, **proportion(np.arange(total) < count), "nominal_rate": nominal})
 
     largest = max(row["train_size"] for row in results)
     verdicts, sentences = _conclusions(
@@ -82,7 +84,7 @@ def summarise(done: Sequence[Done], models: Sequence[str], seeds: Sequence[int],
         [row for row in differences if row["train_size"] == largest],
     )
     most = max(sizes, key=lambda size: size or 0)  # None stands alone
-    last = [each for each in done if each.part.size == most]
+    last = [result for result in fold_results if result.fold.size == most]
     return {
         "conclusion": sentences,
         "verdicts": verdicts,
@@ -92,18 +94,20 @@ def summarise(done: Sequence[Done], models: Sequence[str], seeds: Sequence[int],
         "realism": realism_rows,
         "fit": fit_rows,
         "copies": copies,
-        "feature_extractor": done[0].measures[models[0]]["realism"]["feature_extractor"],
-        "notes": _notes(done, models, seeds),
+        "feature_extractor": fold_results[0].measures[models[0]]["realism"]["feature_extractor"],
+        "notes": _notes(fold_results, models, seeds),
     }
 
 
-def _downstream(done: Sequence[Done], models: Sequence[str], seeds, num_resamples: int) -> tuple[list[dict], list[dict]]:
+def _downstream(
+    fold_results: Sequence[FoldResult], models: Sequence[str], seeds, num_resamples: int
+) -> tuple[list[dict], list[dict]]:
     """Rows of `results` and `differences` of one training size."""
-    test = TestSet.of({each.part.fold: each.part.test for each in done})
+    test = TestSet.of({result.fold.name: result.fold.test for result in fold_results})
     columns: dict[str, dict[str, list]] = {task: {} for task in TASKS}
-    for task, arm, seed in done[0].runs:
-        parts = [each.runs[task, arm, seed] for each in done]
-        joined = {column: np.concatenate([part[column] for part in parts]) for column in parts[0]}
+    for task, arm, seed in fold_results[0].runs:
+        runs = [result.runs[task, arm, seed] for result in fold_results]
+        joined = {column: np.concatenate([run[column] for run in runs]) for column in runs[0]}
         columns[task].setdefault(arm, []).append(joined)
     measurements = Measurements(test, columns, num_resamples)
     results, differences = [], []
@@ -133,26 +137,26 @@ def over_folds(per_fold: Sequence[Sequence[dict]]) -> list[dict]:
     for row in per_fold[0]:
         key = [row.get(name) for name in ("name", "mask", "label")]
         same = [other for fold in per_fold for other in fold if [other.get(name) for name in ("name", "mask", "label")] == key]
-        found = {name: row[name] for name in ("name", "mask", "label") if name in row}
+        averaged = {name: row[name] for name in ("name", "mask", "label") if name in row}
         for name, value in row.items():
-            if name not in found and not name.endswith("interval") and not isinstance(value, str):
+            if name not in averaged and not name.endswith("interval") and not isinstance(value, str):
                 numbers = [other[name] for other in same if other[name] is not None]
-                found[name] = float(np.mean(numbers)) if numbers else None
+                averaged[name] = float(np.mean(numbers)) if numbers else None
         values = [other["value"] for other in same]
         rows.append(
-            {**found, "interval": t_interval([value for value in values if value is not None], least=3), "per_fold": values}
+            {**averaged, "interval": t_interval([value for value in values if value is not None], least=3), "per_fold": values}
         )
     return rows
 
 
-def _model_facts(model: str, done: Sequence[Done]) -> dict:
+def _model_facts(model: str, fold_results: Sequence[FoldResult]) -> dict:
     """What the model is, and means over the folds."""
-    mean = lambda name: float(np.mean([each.facts[model][name] for each in done]))  # noqa: E731
+    mean = lambda name: float(np.mean([result.facts[model][name] for result in fold_results]))  # noqa: E731
     return {
         "description": MODELS[model].description,
         "makes_masks": MODELS[model].makes_masks,
-        "num_parameters": done[0].facts[model]["num_parameters"],
-        "steps": done[0].facts[model]["steps"],
+        "num_parameters": fold_results[0].facts[model]["num_parameters"],
+        "steps": fold_results[0].facts[model]["steps"],
         "seconds_training": mean("seconds"),
         "seconds_per_pair": mean("seconds_per_pair"),
     }
@@ -164,23 +168,23 @@ def _conclusions(models: Sequence[str], results: Sequence[dict], differences: Se
     for task in TASKS:
         metric = PRIMARY[task].metric
         tested = [row["arm"] for row in results if row["metric"] == metric and row["arm"] in models]
-        found = {model: conclude(task, model, model, results, differences) for model in tested}
-        verdicts[task] = {model: each["verdict"] for model, each in found.items()}
+        answers = {model: conclude(task, model, model, results, differences) for model in tested}
+        verdicts[task] = {model: answer["verdict"] for model, answer in answers.items()}
         by_verdict = {}
-        for model, each in found.items():
-            by_verdict.setdefault(each["verdict"], []).append(model)
+        for model, answer in answers.items():
+            by_verdict.setdefault(answer["verdict"], []).append(model)
         says = {
             HELPS: "better than every control are the pairs of {}",
             HURTS: "worse than every control are the pairs of {}",
             NO_EVIDENCE: "no evidence that the pairs of {} help",
             NO_CLAIM: "no claim is made about {}",
         }
-        told = [sentence.format(_listed(by_verdict[each])) for each, sentence in says.items() if each in by_verdict]
+        told = [sentence.format(_listed(by_verdict[verdict])) for verdict, sentence in says.items() if verdict in by_verdict]
         if told:
             # The controls are the same for all models.
-            at_chance = f" {AT_CHANCE}" if any(each["controls_at_chance"] for each in found.values()) else ""
+            at_chance = f" {AT_CHANCE}" if any(answer["controls_at_chance"] for answer in answers.values()) else ""
             sentences.append(f"{NAMES[task]}: {'; '.join(told)}.{at_chance}")
-        sentences += [each["sentence"] for each in found.values() if each["verdict"] in (HELPS, HURTS)]
+        sentences += [answer["sentence"] for answer in answers.values() if answer["verdict"] in (HELPS, HURTS)]
         sentences += _macdm_against_others(task, metric, differences, models, verdicts[task])
     return verdicts, sentences
 
@@ -207,7 +211,7 @@ def _listed(names: Sequence[str]) -> str:
     return titles[0] if len(titles) == 1 else f"{', '.join(titles[:-1])} and {titles[-1]}"
 
 
-def _notes(done: Sequence[Done], models: Sequence[str], seeds: Sequence[int]) -> list[str]:
+def _notes(fold_results: Sequence[FoldResult], models: Sequence[str], seeds: Sequence[int]) -> list[str]:
     notes = [
         "Each generative model was trained once for the same training cases: the intervals cover the choice of test patients "
         "and the downstream trainings, not how another training of the generative model would turn out.",
@@ -217,7 +221,9 @@ def _notes(done: Sequence[Done], models: Sequence[str], seeds: Sequence[int]) ->
             f"{len(models)} models are judged side by side, each by 95 % intervals of its own: the more of them, the likelier "
             "it is that one looks better or worse by chance."
         )
-    few = TestSet.of({each.part.fold: each.part.test for each in done if each.part.size == done[0].part.size}).few_patients()
+    few = TestSet.of(
+        {result.fold.name: result.fold.test for result in fold_results if result.fold.size == fold_results[0].fold.size}
+    ).few_patients()
     if few is not None:
         notes.append(few)
     if len(seeds) < MIN_SEEDS:
@@ -225,7 +231,7 @@ def _notes(done: Sequence[Done], models: Sequence[str], seeds: Sequence[int]) ->
     given = [model for model in models if MODELS[model].makes_masks == "given"]
     if given:
         notes.append(f"The masks in the pairs of {_listed(given)} are those of training cases, not generated ones.")
-    if len({each.part.trained for each in done}) > 1:
+    if len({result.fold.trained for result in fold_results}) > 1:
         notes.append(
             "Realism and fit are means over the folds; their intervals are those of a mean of as many values, rough because "
             "the folds share training cases."
