@@ -25,12 +25,14 @@ class GenerativeModel(ABC):
 
     Attributes:
         name: as the command line calls it.
+        title: as the report calls it.
         description: one line with the source, for the report.
         makes_masks: "generated" (with the radiograph), "given" (real masks go in and are kept) or "none".
         num_classes: class labels that it knows, after `fit`.
     """
 
     name: ClassVar[str]
+    title: ClassVar[str]
     description: ClassVar[str]
     makes_masks: ClassVar[str]
     num_classes: int

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..report.page import plain, png_source, render, write_index
 from ..report.plots import curves, forest_plot
+from .models import MODELS
 
 
 # What each measure of the pairs is best at: 1 high, -1 low; telling real from synthetic is best at 0.5 and has no best here.
@@ -28,12 +29,18 @@ def write_comparison_page(folder: str | Path, result: dict, sheets: Mapping[str,
     sizes = [_of_size(result, size, primary) for size in dict.fromkeys(row["train_size"] for row in result["results"])]
     page = render(
         "comparison.html.jinja",
+        names={name: title_of(name) for name in MODELS},
         r=result,
         sizes=sizes,
         curves=_curves(sizes, primary) if len(sizes) > 1 else {},
         sheets={name: png_source(Path(path).read_bytes()) for name, path in sheets.items()},
     )
     write_index(Path(folder), page)
+
+
+def title_of(arm: str) -> str:
+    """Return what the page calls a model or another arm."""
+    return MODELS[arm].title if arm in MODELS else plain(arm)
 
 
 def _of_size(result: dict, size: int, primary: Mapping[str, str]) -> dict:
@@ -79,7 +86,7 @@ def _of_size(result: dict, size: int, primary: Mapping[str, str]) -> dict:
             # One row for each pair of models; the controls share a row, told apart by color and marker.
             series: dict[str, dict] = {}
             for row in of_task:
-                name, versus = plain(row["arm"]), plain(row["against"])
+                name, versus = title_of(row["arm"]), title_of(row["against"])
                 place = (name, f"against {versus}") if chosen is against_controls else (f"{name} − {versus}", "difference")
                 series.setdefault(place[0], {})[place[1]] = row
             forests[caption] = forest_plot(series, f"difference in {plain(primary[task])}", "no difference")
@@ -137,7 +144,7 @@ def _curves(sizes: Sequence[dict], primary: Mapping[str, str]) -> dict[str, str]
             for arm, row in table.items():
                 if name in row:
                     point = {"x": part["size"], "value": row[name]["value"], "interval": row[name]["interval"]}
-                    lines.setdefault(plain(arm), []).append(point)
+                    lines.setdefault(title_of(arm), []).append(point)
         if lines:
             plots[title] = curves(lines, "training cases", title, log_x=True)
     return plots

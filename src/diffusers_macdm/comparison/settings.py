@@ -10,17 +10,7 @@ import tyro
 
 from ..audit.settings import EMBEDDING_STEPS
 from ..checks import check_at_least
-
-
-# Of `models`, one module each; the order of the report.
-MODEL_NAMES = (
-    "macdm",
-    "classifier_free",
-    "latent_diffusion",
-    "conditional_gan",
-    "mask_conditional",
-    "guided_ddpm",
-)
+from .models import MODELS
 
 
 def whole_numbers(text: str) -> tuple[int, ...]:
@@ -112,7 +102,7 @@ class Settings:
     Attributes:
         real: Real set; it needs test/ and validation/, or folds.
         out: New folder, or one that was interrupted.
-        models: Generative models, of macdm, classifier_free, latent_diffusion, conditional_gan, mask_conditional, guided_ddpm.
+        models: Generative models; all of them when not given.
         folds: Divide all cases of the set by patient, and train every model anew in each of these folds.
         held_out_folds: Train every model once, on train/, and test the held-out cases (validation and test) in this number of
             turns, by patient.
@@ -138,7 +128,7 @@ class Settings:
 
     real: Annotated[str, tyro.conf.arg(metavar="DATA")]
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
-    models: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODEL ...")] = MODEL_NAMES
+    models: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODEL ...")] = tuple(MODELS)
     folds: Annotated[int | None, tyro.conf.arg(metavar="K")] = None
     held_out_folds: Annotated[int | None, tyro.conf.arg(metavar="K")] = None
     train_sizes: Annotated[tuple[int, ...] | None, WholeNumbers] = None

@@ -25,7 +25,6 @@ from ..evaluation.endpoints import (
     conclude,
 )
 from ..evaluation.networks import TASKS
-from ..report.page import plain
 from ..statistics.proportions import proportion
 from ..statistics.trainings import t_interval
 from .folds import Fold
@@ -207,7 +206,7 @@ def _macdm_against_others(task: str, metric: str, differences, models, verdicts:
 
 
 def _listed(names: Sequence[str]) -> str:
-    titles = [plain(name) for name in names]
+    titles = [MODELS[name].title for name in names]
     return titles[0] if len(titles) == 1 else f"{', '.join(titles[:-1])} and {titles[-1]}"
 
 

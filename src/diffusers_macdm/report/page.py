@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -33,11 +33,6 @@ MARKS = {
 }
 NOT_MEASURED = "not measured"
 # Words that are written otherwise than the names in the code.
-MODELS = {  # of `macdm compare`, where their names alone would not say it
-    "classifier_free": "classifier-free guidance",
-    "guided_ddpm": "DDPM without masks",
-    "mask_conditional": "mask-conditional DDPM",
-}
 WORDS = {"roc": "ROC", "auc": "AUC", "kid": "KID", "dice": "Dice", "hausdorff95": "Hausdorff distance (95 %)"}
 WORDS |= {"macdm": "MaC-DM", "gan": "GAN", "ddpm": "DDPM"}
 TEMPLATES = Path(__file__).parent / "templates"
@@ -71,18 +66,17 @@ def number_interval(pair: Sequence[float] | None, sign: bool = False) -> str:
 
 
 def plain(name: str) -> str:
-    """The name of an arm, a model or a metric in words."""
-    if name in MODELS:
-        return MODELS[name]
+    """Return the name of an arm or a metric in words."""
     words = name.replace("real_plus_synthetic", "real_+_synthetic").split("_")
     return " ".join(WORDS.get(word, word) for word in words)
 
 
-def render(template: str | Path, **values) -> str:
+def render(template: str | Path, names: Mapping[str, str] | None = None, **values) -> str:
     """Return a page from a template that extends "base.html.jinja" and may import the macros of "parts.html.jinja".
 
     Args:
         template: name of one in `report/templates`, or the path of another one.
+        names: words of the names that `plain` does not know.
         values: what the template shows; every text is escaped.
     """
     import jinja2
@@ -96,7 +90,7 @@ def render(template: str | Path, **values) -> str:
         interval=percent_interval,
         number=number,
         number_interval=number_interval,
-        plain=plain,
+        plain=lambda name: (names or {}).get(name) or plain(name),
         pretty=lambda value: json.dumps(value, indent=2, ensure_ascii=False, default=str),
     )
     environment.globals.update(colors=COLORS, marks=MARKS, not_measured=NOT_MEASURED)

@@ -23,6 +23,7 @@ class ClassifierFreeDiffusion(GenerativeModel):
     """
 
     name = "classifier_free"
+    title = "classifier-free guidance"
     description = (
         "joint diffusion of radiograph and masks with classifier-free guidance (Ho and Salimans, arXiv 2207.12598): "
         "diffusers' UNet2DModel, mean squared error of v, DDIM"

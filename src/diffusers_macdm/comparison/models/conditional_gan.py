@@ -28,6 +28,7 @@ class ConditionalGAN(GenerativeModel):
     """A generator of residual blocks against a projection discriminator, one update of each in a step."""
 
     name = "conditional_gan"
+    title = "conditional GAN"
     description = (
         "conditional GAN of radiograph and masks: residual generator, projection discriminator (Miyato and Koyama, arXiv "
         "1802.05637) with spectral norm and hinge loss, DiffAugment (Zhao et al., arXiv 2006.10738); generator averaged"

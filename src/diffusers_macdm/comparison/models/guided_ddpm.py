@@ -35,6 +35,7 @@ class GuidedDDPM(GenerativeModel):
     """
 
     name = "guided_ddpm"
+    title = "DDPM without masks"
     description = (
         "class-conditional diffusion of the radiograph alone with classifier guidance (ADM, Dhariwal and Nichol, arXiv "
         f"2105.05233, algorithm 2): mean squared error of v, the classifier gets {CLASSIFIER_SHARE:.0%} of the steps; DDIM; "

@@ -35,6 +35,7 @@ class LatentDiffusion(GenerativeModel):
     """
 
     name = "latent_diffusion"
+    title = "latent diffusion"
     description = (
         "latent diffusion (Rombach et al., arXiv 2112.10752): diffusers' AutoencoderKL of radiograph and masks, L1 + KL, in a "
         "third of the steps, then a class-conditional UNet2DModel of the latents with classifier-free guidance, DDIM"

@@ -42,6 +42,7 @@ class MaCDM(GenerativeModel):
     """
 
     name = "macdm"
+    title = "MaC-DM"
     description = (
         "MaC-DM (arXiv 2311.13688): joint diffusion of radiograph and masks, hybrid loss with learned variance and lesion "
         f"regions, guided by a noise-aware classifier that gets {CLASSIFIER_SHARE:.0%} of the steps; DDIM"

@@ -18,6 +18,7 @@ class MaskConditionalDiffusion(GenerativeModel):
     """The clean masks are further channels of the denoiser's input in training and in sampling."""
 
     name = "mask_conditional"
+    title = "mask-conditional DDPM"
     description = (
         "diffusion of the radiograph with given masks as further clean channels (segmentation-guided diffusion, Konz et al., "
         "arXiv 2402.05210, with class labels and without its mask ablation), DDIM; the masks are those of training cases"
