@@ -69,7 +69,9 @@ def test_wrong_usage_is_one_line(arguments, sentence, capsys):
 
 def test_errors_of_the_library_name_options_as_typed(tmp_path, capsys):
     words = ["generate", str(tmp_path), str(tmp_path / "out"), "--num-per-class", "1", "--strength", "0.5"]
-    assert cli.main(words) == 1
+    with pytest.raises(SystemExit) as end:
+        cli.main(words)
+    assert end.value.code == 2
     assert capsys.readouterr().err == "macdm generate: --strength 0.5 needs --from: the real cases to start from.\n"
 
 
