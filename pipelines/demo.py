@@ -19,13 +19,13 @@ from stages import Stages, launch
 from diffusers_macdm.audit import audit
 from diffusers_macdm.audit.run import AUDIT_FILE
 from diffusers_macdm.data.check import check_dataset
+from diffusers_macdm.files import write_text
 from diffusers_macdm.generate import generate
 from diffusers_macdm.hub.card import model_card, model_card_files
 from diffusers_macdm.phantom import write_phantom
 
 
-GUIDANCE_SCALE = 1.0
-NUM_INFERENCE_STEPS = 50
+SAMPLING = {"guidance_scale": 1.0, "num_inference_steps": 50, "batch_size": 32}
 # Less than `macdm audit` does by default: half a minute.
 AUDIT_SETTINGS = {"embedding_steps": 100, "planted": 20}
 CARD_REPO_ID = "your-name/macdm-phantom-demo"  # nothing is pushed
@@ -45,9 +45,7 @@ def write_card(args: argparse.Namespace, model: Path, synthetic: Path, audit_dir
     )
     for name, path in model_card_files(model, synthetic_dir=synthetic).items():
         shutil.copyfile(path, folder / name)
-    temporary = folder / "README.md.tmp"
-    temporary.write_text(card, encoding="utf-8")
-    temporary.replace(folder / "README.md")
+    write_text(folder / "README.md", card)
 
 
 def run_demo(args: argparse.Namespace) -> dict:
@@ -61,8 +59,7 @@ def run_demo(args: argparse.Namespace) -> dict:
     network += ["--checkpoints_total_limit", "1", "--seed", str(args.seed)]
 
     stages.run("phantom", data, lambda: write_phantom(data, args.num_normal, args.num_lesion, args.resolution, args.seed))
-    faults = check_dataset(data)
-    if faults:
+    if faults := check_dataset(data):
         raise ValueError(f"{data}: {len(faults)} faults, the first: {faults[0].file}: {faults[0].reason}")
     stages.run(
         "guidance classifier",
@@ -86,15 +83,7 @@ def run_demo(args: argparse.Namespace) -> dict:
     stages.run(
         "generate",
         synthetic / "summary.json",
-        lambda: generate(
-            model,
-            synthetic,
-            args.num_pairs // 2,
-            guidance_scale=GUIDANCE_SCALE,
-            num_inference_steps=NUM_INFERENCE_STEPS,
-            batch_size=32,
-            seed=args.seed,
-        ),
+        lambda: generate(model, synthetic, args.num_pairs // 2, seed=args.seed, **SAMPLING),
     )
     stages.run(
         "audit",
@@ -113,9 +102,8 @@ def run_demo(args: argparse.Namespace) -> dict:
         print(f"label {row['label']}: {share} have a lesion as sampled (before refinement)")
     print(verdict)
     print(f"{sum(stages.seconds.values()) / 60:.1f} minutes in all; look at")
-    print(
-        f"  {page}/real_and_synthetic.png\n  {page}/index.html\n  {audited}/index.html\n  {page}/README.md (the model's card)"
-    )
+    print(f"  {page}/real_and_synthetic.png\n  {page}/index.html\n  {audited}/index.html")
+    print(f"  {page}/README.md (the model's card)")
     return facts
 
 

@@ -12,20 +12,18 @@ import json
 import os
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from diffusers_macdm.data.dataset import UNLABELED, PairDataset
 from diffusers_macdm.data.loading import load_pairs
-from diffusers_macdm.files import new_folder, write_json, write_text
+from diffusers_macdm.files import new_folder, write_json
 from diffusers_macdm.macdm.joint_sample import CHANNELS, NORMAL_LABEL, split
 from diffusers_macdm.report.contact_sheet import save, side_by_side_sheet
-from diffusers_macdm.report.page import PALETTE, percent, png_source, render
-
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from diffusers_macdm.report.page import png_source, render, write_index
+from diffusers_macdm.report.palette import PALETTE
+from diffusers_macdm.report.plots import DASHES
 
 
 def report(
@@ -72,28 +70,26 @@ def report(
         raise ValueError(f"{data}: the model {model} was trained on none of these cases; give the set that trained it.")
     fake = PairDataset(load_pairs(synthetic, "train"), size, null_label=UNLABELED)
     real_areas, fake_areas = _lesion_areas(real, real_indices), _lesion_areas(fake, range(len(fake)))
-    labels = []
-    for label, row in summary["labels"].items():
-        labels.append(
-            {
-                "label": label,
-                "num_pairs": row["num_pairs"],
-                "with_lesion_unrefined": row["with_lesion_unrefined"],
-                "with_lesion": row["with_lesion"],
-                "inside": row["lesion_inside_anatomy_unrefined"],
-                "area": fake_areas.get(label),
-                "real_area": real_areas.get(label),
-            }
-        )
+    labels = [
+        {
+            "label": label,
+            "num_pairs": row["num_pairs"],
+            "with_lesion_unrefined": row["with_lesion_unrefined"],
+            "with_lesion": row["with_lesion"],
+            "inside": row["lesion_inside_anatomy_unrefined"],
+            "area": fake_areas.get(label),
+            "real_area": real_areas.get(label),
+        }
+        for label, row in summary["labels"].items()
+    ]
     sheet, shown = _sheet(real, real_indices, fake, num_shown)
-    samples_per_second = [line["samples_per_second"] for line in log]
     facts = {
         "labels": labels,
         "shown": shown,
         "training": {
             "steps": log[-1]["step"],
             "final_loss": log[-1]["loss"],
-            "median_samples_per_second": float(np.median(samples_per_second)),
+            "median_samples_per_second": float(np.median([line["samples_per_second"] for line in log])),
             "parameters": configuration["unet"]["num_parameters"],
             "cases_per_label": configuration["data"]["cases_per_label"],
         },
@@ -105,9 +101,9 @@ def report(
 
     with new_folder(out_dir) as folder:
         save(sheet, folder / "real_and_synthetic.png")
-        _plot(log, folder / "loss_curve.png")
+        _plot(log).savefig(folder / "loss_curve.png", dpi=100)
         write_json(folder / "report.json", facts, indent=2)
-        write_text(folder / "index.html", _page(title, facts, folder))
+        write_index(folder, _page(title, facts, folder))
     return facts
 
 
@@ -138,40 +134,35 @@ def _sheet(real: PairDataset, real_indices, fake: PairDataset, num_shown: int):
     return sheet, {"real": shown[0], "synthetic": shown[1]}
 
 
-def _plot(log: list[dict], path: Path) -> None:
+def _plot(log: list[dict]) -> Figure:
+    """Draw L_simple by training step, once by channel and once by quartile of the timestep."""
     steps = [line["step"] for line in log]
-    figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), constrained_layout=True)
-    for name in CHANNELS:
-        axes[0].plot(steps, [line[f"simple/{name}"] for line in log], label=name.replace("_", " "))
-    axes[0].set(yscale="log", xlabel="step", ylabel="mean squared error", title="L_simple by channel")
-    for quartile, color in enumerate(PALETTE[:4]):
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    by_channel, by_timestep = figure.subplots(1, 2)
+    styles = [{"color": color, "linestyle": dash} for color, dash in zip(PALETTE, ("-", *DASHES), strict=False)]
+    for name, style in zip(CHANNELS, styles, strict=False):
+        by_channel.plot(steps, [line[f"simple/{name}"] for line in log], label=name.replace("_", " "), **style)
+    for quartile in range(4):
         values = [np.nanmean([line.get(f"simple/{name}/q{quartile}", np.nan) for name in CHANNELS]) for line in log]
-        axes[1].plot(steps, values, label=f"t in quartile {quartile + 1}", color=color)
-    axes[1].set(yscale="log", xlabel="step", title="L_simple by timestep (1: nearly clean)")
-    for axis in axes:
-        axis.legend(fontsize=8)
-        axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+        by_timestep.plot(steps, values, label=f"t in quartile {quartile + 1}", **styles[quartile])
+    by_channel.set(yscale="log", xlabel="step", ylabel="mean squared error", title="L_simple by channel")
+    by_timestep.set(yscale="log", xlabel="step", title="L_simple by timestep (1: nearly clean)")
+    for axes in (by_channel, by_timestep):
+        axes.legend(fontsize=8)
+        axes.grid(alpha=0.3)
+    return figure
 
 
 def _page(title: str, facts: dict, folder: Path) -> str:
-    with_lesion = [row for row in facts["labels"] if row["label"] != str(NORMAL_LABEL)]
-    normal = [row for row in facts["labels"] if row["label"] == str(NORMAL_LABEL)]
-    sentence = "Before refinement, "
-    sentence += " and ".join(
-        [f"{percent(row['with_lesion_unrefined'])} of the pairs labelled {row['label']} have a lesion" for row in with_lesion]
-        + [f"{percent(row['with_lesion_unrefined'])} of the normal ones do" for row in normal]
-    )
     training = facts["training"]
     return render(
         Path(__file__).with_name("run_report.html.jinja"),
         title=title,
-        sentence=sentence + ".",
         sheet=png_source((folder / "real_and_synthetic.png").read_bytes()),
         sheet_note="The first pairs of each set, not chosen; upper half label 0 (normal), lower half label 1 (lesion). "
         "Anatomy mask cyan, lesion mask red.",
         labels=facts["labels"],
+        normal=str(NORMAL_LABEL),
         curve=png_source((folder / "loss_curve.png").read_bytes()),
         training=f"{training['steps']} steps, {training['parameters'] / 1e6:.2f} million parameters, cases per label "
         f"{training['cases_per_label']}, {training['median_samples_per_second']:.0f} samples per second on {facts['device']}.",

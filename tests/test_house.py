@@ -278,6 +278,21 @@ def test_every_package_is_in_the_wheel():
     assert not missing, f"pyproject.toml, [tool.setuptools] packages: add {sorted(missing)}"
 
 
+def test_every_template_is_in_the_wheel():
+    """What the code reads beside its modules; a pattern of pyproject.toml reaches it, or an installed wheel lacks it."""
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]
+    reached = {
+        path
+        for package, globs in patterns.items()
+        if (folder := SRC.joinpath(*package.split(".")[1:])).is_dir()
+        for pattern in globs
+        for path in folder.glob(pattern)
+    }
+    others = {path for path in SRC.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert {path.name for path in others} >= {"base.html.jinja", "page.css"}
+    assert not others - reached, f"pyproject.toml, [tool.setuptools.package-data]: add {sorted(map(str, others - reached))}"
+
+
 def test_top_level_imports_need_only_the_base_dependencies():
     base = {IMPORT_NAMES.get(name, name) for name in BASE_DEPENDENCIES} | TRANSITIVE
     found = [

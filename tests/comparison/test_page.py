@@ -7,8 +7,8 @@ import pytest
 from browser import kept_screenshot, needs_browser, rendered
 from PIL import Image
 
-from diffusers_macdm.comparison.page import write_comparison_page
-from diffusers_macdm.report.page import BLUE, VERMILION
+from diffusers_macdm.comparison.page import title_of, write_comparison_page
+from diffusers_macdm.report.palette import BLUE, VERMILION
 
 
 CONTROLS = ("real_only", "classical_augmentation", "duplicated_real")
@@ -131,6 +131,10 @@ def test_tables_have_the_numbers_and_bold_only_where_no_interval_overlaps(page):
     rows = found["Diagnosis: ROC AUC, difference between models (95 % interval)"]
     assert rows[1][1:] == ["+0.100 (+0.070 to +0.130) ▲ better", "+0.200 (+0.170 to +0.230) ▲ better"]
     assert text.count("<img ") == NUM_IMAGES and not re.search(r"(?:src|href)=\"(?!data:|#)", text)
+
+
+def test_models_have_their_own_titles_and_other_arms_are_said_in_words():
+    assert [title_of(name) for name in ("macdm", "real_only")] == ["MaC-DM", "real only"]
 
 
 @needs_browser

@@ -8,7 +8,7 @@ from browser import kept_screenshot, needs_browser, rendered
 from sample_evaluation import SENTENCES, phantom_cases, sample_evaluation
 
 from diffusers_macdm.evaluation.page import write_page
-from diffusers_macdm.report.page import BLUE, GRAY, VERMILION
+from diffusers_macdm.report.palette import BLUE, GRAY, VERMILION
 
 
 COLORS = {"helps": BLUE, "hurts": VERMILION, "no evidence": GRAY}

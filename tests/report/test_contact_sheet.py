@@ -8,11 +8,13 @@ from diffusers_macdm.report.contact_sheet import (
     LESION_COLOR,
     MARGIN,
     contact_sheet,
+    match_sheet,
     outline,
     outlined,
     save,
     side_by_side_sheet,
 )
+from diffusers_macdm.report.palette import ORANGE
 
 
 @pytest.fixture
@@ -104,6 +106,20 @@ def test_real_beside_synthetic(pairs):
     left, right = np.array_split(sheet[-MARGIN - 16 : -MARGIN], 2, axis=1)
     assert (left == 40).all(-1).any() and not (left == 200).all(-1).any()
     assert (right == 200).all(-1).any() and not (right == 40).all(-1).any()
+
+
+def test_matches_stand_side_by_side_and_copies_are_framed(pairs):
+    matches = [(dark, np.full_like(dark, 200)) for dark in np.full_like(pairs[0], 40)]
+    captions = [("one", "a second line that is much too long for a pair of tiles " * 3)] * 5
+    framed = [True, False, False, False, False]
+    sheet = np.asarray(match_sheet(matches, captions, framed, "title", columns=3, tile=32))
+    frame = (sheet == [int(ORANGE[place : place + 2], 16) for place in (1, 3, 5)]).all(-1)
+    rows, columns = np.nonzero(frame)
+    assert np.ptp(columns) + 1 == 2 * 32 + 8 and np.ptp(rows) + 1 == 32 + 6  # around the first pair alone
+    inside = sheet[rows.min() + 3 : rows.max() - 2, columns.min() + 3 : columns.max() - 2]
+    assert (inside[:, :32] == 40).all() and (inside[:, -32:] == 200).all()
+    assert (sheet == 200).all(-1).sum() >= 5 * 32 * 32
+    assert match_sheet(matches[:1], captions[:1], [False], "a title that is wider than a pair").width > 2 * 32 + 100
 
 
 def test_captions_and_title_take_room_of_their_own(pairs):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..report.page import plain, png_source, render, write_index
+from ..report.page import figure_source, plain, png_source, render, write_index
 from ..report.plots import curves, forest_plot
 from .models import MODELS
 
@@ -15,7 +15,7 @@ DIRECTIONS = {"kid": -1, "precision": 1, "recall": 1, "copy_rate": -1, "anatomy_
 
 
 def write_comparison_page(folder: str | Path, result: dict, sheets: Mapping[str, Path]) -> None:
-    """`index.html`, self-contained.
+    """Write `index.html`, self-contained.
 
     Args:
         folder: an existing one.
@@ -89,7 +89,8 @@ def _of_size(result: dict, size: int, primary: Mapping[str, str]) -> dict:
                 name, versus = title_of(row["arm"]), title_of(row["against"])
                 place = (name, f"against {versus}") if chosen is against_controls else (f"{name} − {versus}", "difference")
                 series.setdefault(place[0], {})[place[1]] = row
-            forests[caption] = forest_plot(series, f"difference in {plain(primary[task])}", "no difference")
+            forest = forest_plot(series, f"difference in {plain(primary[task])}", "no difference")
+            forests[caption] = figure_source(forest)
     return {
         "size": size,
         "results": results,
@@ -146,5 +147,5 @@ def _curves(sizes: Sequence[dict], primary: Mapping[str, str]) -> dict[str, str]
                     point = {"x": part["size"], "value": row[name]["value"], "interval": row[name]["interval"]}
                     lines.setdefault(title_of(arm), []).append(point)
         if lines:
-            plots[title] = curves(lines, "training cases", title, log_x=True)
+            plots[title] = figure_source(curves(lines, "training cases", title, log_x=True))
     return plots

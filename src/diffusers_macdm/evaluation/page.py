@@ -7,15 +7,17 @@ from pathlib import Path
 
 from ..data.cases import Cases
 from ..macdm.joint_sample import NORMAL_LABEL
-from ..report.page import plain, render, sheet_source, write_index
+from ..report.contact_sheet import contact_sheet
+from ..report.page import figure_source, image_source, plain, render, write_index
 from ..report.plots import curves, forest_plot, scatter
 
 
+SHEET_COLUMNS, SHEET_ROWS, SHEET_TILE = 4, 3, 128
 RATIO_ARM = re.compile(r"real_plus_synthetic_([\d.]+)")
 
 
 def write_page(folder: str | Path, result: dict, real: Cases, synthetic: Cases) -> None:
-    """`index.html`, self-contained.
+    """Write `index.html`, self-contained.
 
     Args:
         folder: an existing one.
@@ -92,7 +94,9 @@ def _task(result: dict, name: str) -> dict:
         "other_names": [plain(other) for other in other_metrics],
         "controls": controls,
         "differences": differences,
-        "forest": forest_plot(series, f"difference in {plain(metric)} (right: {better})", "no difference") if series else None,
+        "forest": figure_source(forest_plot(series, f"difference in {plain(metric)} (right: {better})", "no difference"))
+        if series
+        else None,
     }
 
 
@@ -106,9 +110,8 @@ def _ratio_plot(task: dict) -> str | None:
         for row in task["rows"]
         if (name := plain(row["arm"])) in task["controls"] and row["value"] is not None
     }
-    return curves(
-        {"real + synthetic": points}, "synthetic pairs for each real case", plain(task["metric"]), controls, log_x=True
-    )
+    xlabel = "synthetic pairs for each real case"
+    return figure_source(curves({"real + synthetic": points}, xlabel, plain(task["metric"]), controls, log_x=True))
 
 
 def _filters(result: dict) -> dict[str, dict]:
@@ -143,16 +146,24 @@ def _tsne(result: dict) -> str | None:
     groups: dict[str, list] = {}
     for point in sorted(points, key=lambda point: (point["label"], point["kind"])):
         groups.setdefault(f"{point['kind']}, {label_name(point['label'])}", []).append((point["x"], point["y"]))
-    return scatter(groups)
+    return figure_source(scatter(groups))
 
 
 def _sheets(real: Cases, synthetic: Cases) -> dict[str, dict]:
-    """Contact sheets by label and by kind, None where there is no such pair."""
+    """Return contact sheets of the first pairs, not the best ones, by label and by kind; None where there is no such pair."""
     sheets = {}
     for label in sorted({*real.class_labels.tolist(), *synthetic.class_labels.tolist()}):
         sheets[label_name(label).capitalize()] = {
-            kind: sheet_source(cases.select(chosen)) if len(chosen) else None
+            kind: _sheet(cases.select(chosen[: SHEET_COLUMNS * SHEET_ROWS])) if len(chosen) else None
             for kind, cases in (("Real", real), ("Synthetic", synthetic))
             for chosen in [(cases.class_labels == label).nonzero().flatten()]
         }
     return sheets
+
+
+def _sheet(cases: Cases) -> str:
+    """Return a contact sheet as the source of an image element; no outlines where there are no masks."""
+    radiographs = (cases.radiographs[:, 0] / 2 + 0.5).clamp(0, 1).numpy()  # [N, H, W] in [0, 1]
+    anatomy_masks, lesion_masks = cases.masks.numpy().swapaxes(0, 1)  # [N, H, W] each
+    layout = {"columns": SHEET_COLUMNS, "tile": SHEET_TILE, "outlines": cases.has_masks}
+    return image_source(contact_sheet(radiographs, anatomy_masks, lesion_masks, **layout))

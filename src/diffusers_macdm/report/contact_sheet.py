@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..files import new_file
 from ..macdm.image_processor import mask_array, radiograph_array, resize_radiograph
+from .palette import ORANGE
 
 
 ANATOMY_COLOR = (0, 215, 235)  # cyan
@@ -86,6 +87,45 @@ def side_by_side_sheet(
         for pairs, texts in zip((real, synthetic), captions, strict=True)
     ]
     return _sheet(blocks, headings, title, legend=outlines or side_by_side)
+
+
+def match_sheet(
+    matches: Sequence[tuple[np.ndarray, np.ndarray]],
+    captions: Sequence[tuple[str, str]],
+    framed: Sequence[bool],
+    title: str,
+    columns: int = 4,
+    tile: int = 128,
+) -> Image.Image:
+    """Lay out pairs of images, each pair side by side above two lines of text.
+
+    Args:
+        matches: two images of a pair, uint8 `[H, W]` each.
+        captions: two lines of each pair, cut to its width.
+        framed: whether a frame is drawn around the pair.
+        title: a line above the sheet, which is at least as wide.
+        columns: pairs in a row; fewer where there are fewer pairs.
+        tile: side of a displayed image in pixels.
+    """
+    font = _font(11)
+    line, top = _line_height(font) + 2, MARGIN + _line_height(_font(15)) + 8
+    width, height = 2 * tile + 2 + 2 * GAP, tile + 2 * line + 2 * GAP
+    columns = min(columns, len(matches))
+    rows = -(-len(matches) // columns)
+    inner_width = max(columns * width - 2 * GAP, int(_font(15).getlength(title)) + 1)
+    sheet = Image.new("RGB", (inner_width + 2 * MARGIN, top + rows * height + MARGIN - 2 * GAP), BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((MARGIN, MARGIN), title, TEXT_COLOR, _font(15))
+    for place, (images, texts, has_frame) in enumerate(zip(matches, captions, framed, strict=True)):
+        x, y = MARGIN + place % columns * width, top + place // columns * height
+        if has_frame:
+            draw.rectangle((x - 3, y - 3, x + 2 * tile + 4, y + tile + 2), outline=ORANGE, width=3)
+        for side, image in enumerate(images):
+            resized = Image.fromarray(image).resize((tile, tile), Image.Resampling.BICUBIC)
+            sheet.paste(resized.convert("RGB"), (x + side * (tile + 2), y))
+        for row, text in enumerate(texts):
+            draw.text((x, y + tile + 4 + row * line), _cut(text, font, 2 * tile + 2), CAPTION_COLOR, font)
+    return sheet
 
 
 def outlined(radiograph: np.ndarray, anatomy_mask: np.ndarray, lesion_mask: np.ndarray, tile: int) -> np.ndarray:

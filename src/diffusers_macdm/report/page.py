@@ -1,7 +1,6 @@
 """What the HTML pages share: one style, the marks of a verdict, filters for numbers, pictures within the page.
 
-A page is one file that needs nothing else: no script, no link to the outside. Colors are those of Okabe and Ito (2008), told
-apart by color-blind readers too, and nothing is said by color alone.
+A page is one file that needs nothing else: no script, no link to the outside.
 """
 
 from __future__ import annotations
@@ -15,13 +14,10 @@ from pathlib import Path
 from PIL import Image
 
 from ..files import write_text
-from .contact_sheet import contact_sheet
+from .palette import VERDICT_COLORS
 
 
-BLUE, ORANGE, GREEN, VERMILION = "#0072b2", "#b87a00", "#007a5a", "#c44e00"
-PURPLE, SKY, GRAY = "#a8538a", "#3f8fbf", "#5f6368"
-COLORS = {"good": BLUE, "bad": VERMILION, "neutral": GRAY}
-PALETTE = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GRAY, "#000000")
+TEMPLATES = Path(__file__).parent / "templates"
 # Class and words of each verdict; the style has its color.
 MARKS = {
     "helps": ("good", "▲ helps"),
@@ -32,11 +28,8 @@ MARKS = {
     "no claim": ("neutral", "○ no claim"),
 }
 NOT_MEASURED = "not measured"
-# Words that are written otherwise than the names in the code.
-WORDS = {"roc": "ROC", "auc": "AUC", "kid": "KID", "dice": "Dice", "hausdorff95": "Hausdorff distance (95 %)"}
-WORDS |= {"macdm": "MaC-DM", "gan": "GAN", "ddpm": "DDPM"}
-TEMPLATES = Path(__file__).parent / "templates"
-SHEET_COLUMNS, SHEET_ROWS, SHEET_TILE = 4, 3, 128
+# Parts of names in the code that are written otherwise on a page.
+WORDS = {"roc": "ROC", "auc": "AUC", "kid": "KID", "dice": "Dice", "hausdorff95": "Hausdorff distance (95 %)", "plus": "+"}
 
 
 def percent(value: float | None) -> str:
@@ -48,7 +41,11 @@ def percent_interval(pair: Sequence[float] | None) -> str:
 
 
 def number(value: float | None, sign: bool = False) -> str:
-    """Three decimals; four below 0.01, one from 10 and none from 1000 on. `sign`, for differences: a plus, and never four."""
+    """Return a number with three decimals; four below 0.01, one from 10 and none from 1000 on.
+
+    Args:
+        sign: for differences: a plus where it is due, and never four decimals.
+    """
     if value is None:
         return NOT_MEASURED
     if isinstance(value, int):
@@ -66,9 +63,8 @@ def number_interval(pair: Sequence[float] | None, sign: bool = False) -> str:
 
 
 def plain(name: str) -> str:
-    """Return the name of an arm or a metric in words."""
-    words = name.replace("real_plus_synthetic", "real_+_synthetic").split("_")
-    return " ".join(WORDS.get(word, word) for word in words)
+    """Return a name in the code, of a metric or an option, in words: "roc_auc" -> "ROC AUC"."""
+    return " ".join(WORDS.get(word, word) for word in name.split("_"))
 
 
 def render(template: str | Path, names: Mapping[str, str] | None = None, **values) -> str:
@@ -93,7 +89,7 @@ def render(template: str | Path, names: Mapping[str, str] | None = None, **value
         plain=lambda name: (names or {}).get(name) or plain(name),
         pretty=lambda value: json.dumps(value, indent=2, ensure_ascii=False, default=str),
     )
-    environment.globals.update(colors=COLORS, marks=MARKS, not_measured=NOT_MEASURED)
+    environment.globals.update(colors=VERDICT_COLORS, marks=MARKS, not_measured=NOT_MEASURED)
     name = template.name if isinstance(template, Path) else template
     return environment.get_template(name).render(**values)
 
@@ -119,16 +115,3 @@ def figure_source(figure) -> str:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=160)
     return png_source(stream.getvalue())
-
-
-def sheet_source(cases) -> str:
-    """The first pairs of some `evaluation.cases.Cases`, not the best ones, as the source of an image element; no
-    outlines where there are no masks."""
-    shown = cases.select(range(min(len(cases), SHEET_COLUMNS * SHEET_ROWS)))
-    radiographs = (shown.radiographs[:, 0] / 2 + 0.5).clamp(0, 1).numpy()  # [N, H, W] in [0, 1]
-    anatomy_masks, lesion_masks = shown.masks.numpy().swapaxes(0, 1)  # [N, H, W] each
-    return image_source(
-        contact_sheet(
-            radiographs, anatomy_masks, lesion_masks, columns=SHEET_COLUMNS, tile=SHEET_TILE, outlines=shown.has_masks
-        )
-    )

@@ -1,10 +1,20 @@
-"""The plots of the HTML pages: estimates with intervals, in rows or as curves. Colors and markers say the same thing twice."""
+"""The plots of the pages, as matplotlib figures: estimates with intervals, in rows or as curves; points; histograms.
+
+Colors and markers say the same thing twice.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from .page import GRAY, PALETTE, figure_source
+import numpy as np
+
+from .palette import GRAY, PALETTE, VERMILION
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 MARKERS = "osD^vPX"
@@ -22,16 +32,13 @@ def _figure(height: float):
     return figure, axes
 
 
-def forest_plot(rows: Mapping[str, Mapping[str, dict]], xlabel: str, zero: str) -> str:
-    """Estimates with intervals in rows, with a line at zero.
+def forest_plot(rows: Mapping[str, Mapping[str, dict]], xlabel: str, zero: str) -> Figure:
+    """Draw estimates with intervals in rows, with a line at zero.
 
     Args:
         rows: for each row its estimates by series, each with `value` and `interval` (None: a point without a line).
         xlabel: what the values are.
         zero: what zero means.
-
-    Returns:
-        The source of an image element.
     """
     series = list(dict.fromkeys(name for estimates in rows.values() for name in estimates))
     height = 0.17 * len(series) + 0.14
@@ -54,7 +61,7 @@ def forest_plot(rows: Mapping[str, Mapping[str, dict]], xlabel: str, zero: str) 
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(xlabel)
     figure.legend(loc="outside upper left", fontsize=9, ncols=2, frameon=False)
-    return figure_source(figure)
+    return figure
 
 
 def curves(
@@ -64,17 +71,14 @@ def curves(
     references: Mapping[str, float] | None = None,
     log_x: bool = False,
     tick_names: Mapping[float, str] | None = None,
-) -> str:
-    """Values against a quantity, with their intervals as bars.
+) -> Figure:
+    """Draw values against a quantity, with their intervals as bars.
 
     Args:
         lines: for each curve its points, each with `x`, `value` and `interval` (None: no bar).
         references: values at which a horizontal line is drawn, by name.
         log_x: whether x is drawn on a logarithmic axis.
         tick_names: what is written at each x; its number when None.
-
-    Returns:
-        The source of an image element.
     """
     figure, axes = _figure(3.6)
     ticks = sorted({point["x"] for points in lines.values() for point in points})
@@ -98,11 +102,11 @@ def curves(
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(axis="y", alpha=0.25)
     figure.legend(loc="outside upper left", fontsize=9, ncols=2, frameon=False)
-    return figure_source(figure)
+    return figure
 
 
-def scatter(groups: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Points of several groups in the plane of a projection, whose axes mean nothing, as the source of an image."""
+def scatter(groups: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
+    """Draw the points of several groups in the plane of a projection, whose axes mean nothing."""
     figure, axes = _figure(4.6)
     for index, (name, points) in enumerate(groups.items()):
         x, y = zip(*points, strict=True)
@@ -111,4 +115,27 @@ def scatter(groups: Mapping[str, Sequence[tuple[float, float]]]) -> str:
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     figure.legend(loc="outside upper left", fontsize=9, ncols=2, frameon=False)
-    return figure_source(figure)
+    return figure
+
+
+def histograms(panels: Mapping[str, tuple[np.ndarray, np.ndarray, float]], names: tuple[str, str, str], ylabel: str) -> Figure:
+    """Draw the distributions of two sets of values over each other, a panel for each quantity.
+
+    Args:
+        panels: by its title, what is compared against, the values themselves (`[N]` each) and a threshold, drawn as a line.
+        names: of the three.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4 * len(panels), 3.4), layout="constrained")
+    rows = zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True)
+    for axes, (title, (reference, values, threshold)) in rows:
+        low, high = np.quantile(np.concatenate([values, reference]), (0.002, 0.995))
+        bins = np.linspace(low, max(high, low + 1e-6), 41)
+        for shown, name, color in ((reference, names[0], GRAY), (values, names[1], VERMILION)):
+            weights = np.full(len(shown), 1 / len(shown))
+            axes.hist(np.clip(shown, bins[0], bins[-1]), bins, weights=weights, label=name, color=color, alpha=0.55)
+        axes.axvline(threshold, color="black", linewidth=1, linestyle="--", label=names[2])
+        axes.set(title=title, ylabel=ylabel)
+    axes.legend(fontsize=8)
+    return figure

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..report.page import plain, render, write_index
+from ..report.page import figure_source, plain, render, write_index
 from ..report.plots import curves
 
 
 def sweep_page(folder: str | Path, result: dict) -> None:
-    """`index.html`, self-contained.
+    """Write `index.html`, self-contained.
 
     Args:
         folder: an existing one.
@@ -57,5 +57,6 @@ def _plots(result: dict, parameter: str, measures: list[str]) -> dict[str, str]:
         ]
         if len(found) > 1:
             references = result["references"].get(name)
-            plots[plain(name)] = curves({"synthetic": found}, plain(parameter), plain(name), references, tick_names=tick_names)
+            figure = curves({"synthetic": found}, plain(parameter), plain(name), references, tick_names=tick_names)
+            plots[plain(name)] = figure_source(figure)
     return plots
