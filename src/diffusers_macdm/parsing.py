@@ -45,6 +45,7 @@ def parse(
     description: str | None = None,
     underscores: bool = False,
     renamed: Mapping[str, str | tuple[str, ...]] | None = None,
+    default: Settings | None = None,
 ) -> Settings:
     """Make the settings that a command line asks for.
 
@@ -57,6 +58,7 @@ def parse(
             Both spellings are always understood.
         renamed: old option -> new option (or options, each of which gets the value), for names of an earlier version; a line on
             stderr says the new name.
+        default: settings whose values stand in for what is not given; those of the class when None.
 
     Raises:
         SystemExit: with code 2 for a command line that cannot be understood, after one line on stderr; with code 0 for help.
@@ -66,7 +68,8 @@ def parse(
     output, complaint = io.StringIO(), io.StringIO()
     try:
         with _columns(COLUMNS), contextlib.redirect_stdout(output), contextlib.redirect_stderr(complaint):
-            return tyro.cli(settings_class, prog=prog, description=description, args=words, use_underscores=underscores)
+            arguments = {"prog": prog, "description": description, "args": words, "use_underscores": underscores}
+            return tyro.cli(settings_class, **arguments, **({} if default is None else {"default": default}))
     except SystemExit as end:
         if not end.code:
             print(_plain_help(output.getvalue()), end="")

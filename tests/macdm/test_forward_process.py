@@ -11,6 +11,7 @@ from diffusers_macdm.macdm.forward_process import (
     ForwardProcess,
     clean_of,
     draw_timesteps,
+    lognormal_timesteps,
     noise_of,
     per_channel,
     prediction_of,
@@ -250,7 +251,8 @@ def test_alphas_cumprod_at_fractional_timesteps_of_sigma_schedulers(cls):
 def test_draw_timesteps():
     """Pairs share one timestep, given channels have 0 and are not noised, the three uses come with their probabilities."""
     size, probabilities = 30_000, (0.5, 0.3, 0.2)
-    timesteps, noised = draw_timesteps(size, 1000, probabilities, generator=torch.Generator().manual_seed(0))
+    timesteps, noised, inserted = draw_timesteps(size, 1000, probabilities, generator=torch.Generator().manual_seed(0))
+    assert not inserted.any()
     assert timesteps.dtype == torch.int64 and timesteps.shape == noised.shape == (size, 3)
     patterns = {(True, True, True): 0.5, (True, False, False): 0.3, (False, True, True): 0.2}
     found, counts = noised.unique(dim=0, return_counts=True)
@@ -268,6 +270,57 @@ def test_draw_timesteps():
 
 def test_draw_timesteps_of_one_use_alone():
     assert draw_timesteps(8, 1000, (1, 0, 0))[1].all()
+
+
+def test_draw_timesteps_of_insertions():
+    """The anatomy is given in all insertions, the lesion mask in half of them; without, it shares the film's timestep."""
+    size = 4000
+    timesteps, noised, inserted = draw_timesteps(size, 1000, (0, 0, 0, 1), generator=torch.Generator().manual_seed(0))
+    assert inserted.all() and noised[:, 0].all() and not noised[:, 1].any()
+    generated = noised[:, 2]
+    assert abs(generated.double().mean() - 0.5) < 4 * 0.5 / math.sqrt(size)
+    assert (timesteps[generated] == timesteps[generated][:, :1]).all()  # both masks are told one timestep
+    assert (timesteps[~generated, 1:] == 0).all()
+
+
+def test_lognormal_timesteps():
+    """The drawn `log sigma` has the mean and the deviation of the normal distribution; each cell has its closed-form mass."""
+    process = ForwardProcess.from_scheduler(DDPMScheduler())
+    probabilities = lognormal_timesteps(process, -0.4, 1.0)
+    assert probabilities.dtype == torch.float64 and probabilities.shape == (1000,)
+    assert probabilities.min() >= 0 and abs(probabilities.sum() - 1) < 1e-12
+    log_sigma = ((1 - process.alphas_cumprod) / process.alphas_cumprod).log() / 2
+    mean = (probabilities * log_sigma).sum()
+    std = (probabilities * (log_sigma - mean) ** 2).sum().sqrt()
+    assert abs(mean + 0.4) < 0.01 and abs(std - 1.0) < 0.01
+    normal_law = torch.distributions.Normal(torch.tensor(-0.4).double(), torch.tensor(1.0).double())
+    t = 317
+    low, high = (log_sigma[t - 1] + log_sigma[t]) / 2, (log_sigma[t] + log_sigma[t + 1]) / 2
+    assert torch.isclose(probabilities[t], normal_law.cdf(high) - normal_law.cdf(low), rtol=1e-9)
+    # what lies beyond the ends goes to the ends
+    assert torch.isclose(lognormal_timesteps(process, 50.0, 1.0)[-1], torch.tensor(1.0).double())
+    zero_snr = ForwardProcess.from_scheduler(DDPMScheduler(rescale_betas_zero_snr=True))
+    assert lognormal_timesteps(zero_snr, -0.4, 1.4).isfinite().all()
+
+    drawn, _, _ = draw_timesteps(20_000, 1000, (1, 0, 0), timestep_probabilities=probabilities)
+    drawn = log_sigma[drawn[:, 0]]
+    assert abs(drawn.mean() + 0.4) < 4 / math.sqrt(20_000) + 0.01
+
+
+def test_a_noisy_sample_of_a_region():
+    """Outside of the region the clean sample is fed, and means are over the region alone."""
+    process = ForwardProcess.from_scheduler(DDPMScheduler())
+    clean = normal(2, 3, 4, 4)
+    noised = torch.zeros(2, 3, 4, 4, dtype=torch.bool)
+    noised[0, 0, :2] = True
+    noised[1] = True
+    sample = process.sample(clean, torch.tensor([300, 700]), noised)
+    assert torch.equal(sample.noisy[~noised], clean[~noised])
+    assert torch.equal(sample.noisy[noised], process.add_noise(clean, sample.noise, sample.timesteps)[noised])
+    assert sample.noised_channels.tolist() == [[True, False, False], [True, True, True]]
+    means = sample.mean(clean)
+    torch.testing.assert_close(means[0, 0], clean[0, 0, :2].mean())
+    torch.testing.assert_close(means[1], clean[1].mean(dim=(1, 2)))
 
 
 @pytest.mark.parametrize("probabilities", [(1.0, 0.0), (0.5, 0.6, -0.1), (0.5, 0.5, 0.5)])

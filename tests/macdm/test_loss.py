@@ -10,7 +10,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from scipy.ndimage import maximum_filter
 
 from diffusers_macdm.macdm.forward_process import PREDICTION_TYPES, ForwardProcess
-from diffusers_macdm.macdm.loss import HybridLoss, min_snr_weight, perceptual_distance, region_weights
+from diffusers_macdm.macdm.loss import HybridLoss, loss_space_weight, min_snr_weight, perceptual_distance, region_weights
 from diffusers_macdm.macdm.variational_bound import vlb_term
 
 
@@ -89,7 +89,7 @@ def batch(process, timesteps, learned=True, seed=0, requires_grad=True):
 def test_hybrid_loss_is_the_sum_of_its_terms(process):
     timesteps = torch.tensor([0, 10, 700])
     clean, noise, output = batch(process, timesteps)
-    loss = HybridLoss(lambda_vlb=1e-3, channel_weights=(1.0, 0.5, 2.0))
+    loss = HybridLoss(1e-3, 0.0, (1.0, 0.5, 2.0), lesion_region_weight=10.0, radiograph_region_weight=4.0)
     terms = loss(process, output, process.sample(clean, timesteps, noise=noise))
     squared_error = (output[:, :3] - noise) ** 2
     torch.testing.assert_close(terms.simple, squared_error.mean(dim=(2, 3)).detach())
@@ -166,6 +166,37 @@ def test_min_snr_makes_the_three_predictions_one_loss(process):
     torch.testing.assert_close(totals[2], totals[0], rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("loss_space", PREDICTION_TYPES)
+def test_a_loss_space_makes_predictions_one_loss(process, loss_space):
+    """The same clean prediction, told as clean sample or as v, has the error that it has as a prediction of `loss_space`."""
+    timesteps = torch.tensor([30, 50, 400, 900])  # sqrt(1 - abar) above the floor
+    clean, noise, _ = batch(process, timesteps)
+    sample = process.sample(clean.double(), timesteps, noise=noise)
+    noisy, abar = sample.noisy, sample.alphas_cumprod
+    predicted = clean + 0.1 * normal(*clean.shape, seed=9)
+    predicted_noise = (noisy - abar.sqrt() * predicted) / (1 - abar).sqrt()
+    predicted_v = abar.sqrt() * predicted_noise - (1 - abar).sqrt() * predicted
+    predictions = {"epsilon": predicted_noise, "sample": predicted, "v_prediction": predicted_v}
+    expected = HybridLoss(prediction_type=loss_space)(process, predictions[loss_space], sample).total
+    for prediction_type in ("sample", "v_prediction"):
+        loss = HybridLoss(prediction_type=prediction_type, loss_space=loss_space)
+        torch.testing.assert_close(loss(process, predictions[prediction_type], sample).total, expected)
+
+
+def test_the_loss_space_has_a_floor(process):
+    """Below sqrt(1 - abar) = 0.05 the error of the clean sample is divided by 0.05^2, no more."""
+    weights = loss_space_weight(process.alphas_cumprod, "sample", "v_prediction")
+    assert process.alphas_cumprod[0] > 1 - 0.05**2 and weights[0] == 1 / 0.05**2
+    torch.testing.assert_close(weights[-1], 1 / (1 - process.alphas_cumprod[-1]))
+    assert weights.max() == weights[0]
+    timesteps = torch.tensor([0, 0])
+    clean, noise, _ = batch(process, timesteps)
+    loss = HybridLoss(prediction_type="sample", loss_space="v_prediction")
+    terms = loss(process, clean + 0.1, process.sample(clean, timesteps, noise=noise))
+    torch.testing.assert_close(terms.total, torch.tensor(4.0, dtype=torch.float64))  # (0.1 / 0.05)^2
+    torch.testing.assert_close(terms.simple, torch.full((2, 3), 0.01).double())  # in the log: without any weight
+
+
 def test_lesion_region_is_weighted_in_its_own_channel(process):
     timesteps = torch.tensor([100, 100])
     clean, noise, output = batch(process, timesteps)
@@ -200,7 +231,8 @@ def test_scaled_clean_sample_in_the_hybrid_loss(process):
     timesteps, scale = torch.tensor([0, 10]), (1.0, 0.5, 0.5)
     clean, noise, output = batch(process, timesteps)
     scaled = clean * torch.tensor(scale)[:, None, None]
-    terms = HybridLoss()(process, output, process.sample(scaled, timesteps, noise=noise), channel_scale=scale)
+    loss = HybridLoss(lesion_region_weight=10.0, radiograph_region_weight=4.0)
+    terms = loss(process, output, process.sample(scaled, timesteps, noise=noise), channel_scale=scale)
     weights = region_weights(clean[:, 2] == 1, 10.0, 2, 4.0)
     expected = (weights * (output[:, :3] - noise) ** 2).mean() + terms.vlb.mean()
     torch.testing.assert_close(terms.total, expected)
@@ -260,7 +292,10 @@ def test_half_precision_output_is_taken_to_float32(process):
         ({"channel_weights": (1.0, -1.0, 1.0)}, r"channel_weights=\(1.0, -1.0, 1.0\)"),
         ({"lesion_region_radius": -1}, "lesion_region_radius=-1"),
         ({"min_snr_gamma": 0.0}, "min_snr_gamma=0.0"),
-        ({"channel_weights": (1.0,)}, "lesion_region_weight and radiograph_region_weight to 1"),
+        ({"loss_space": "flow"}, "loss_space='flow'"),
+        ({"loss_space": "sample"}, "loss_space='sample' does not go with prediction_type='epsilon'"),
+        ({"prediction_type": "sample", "loss_space": "v_prediction", "min_snr_gamma": 5.0}, "both weight the noise levels"),
+        ({"channel_weights": (1.0,), "lesion_region_weight": 10.0}, "lesion_region_weight and radiograph_region_weight to 1"),
     ],
 )
 def test_bad_settings_are_refused(arguments, message):

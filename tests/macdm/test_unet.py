@@ -51,6 +51,7 @@ UNUSUAL = {
     "bound_variance": False,
     "augmentation_dim": 7,
     "num_attention_heads": 4,
+    "detail_channels": 4,
 }
 
 
@@ -310,6 +311,28 @@ def test_pixel_unshuffle_is_undone():
 
 
 # ------------------------------------------------------------------------------------------------------- for free, checked
+
+
+@pytest.mark.parametrize("patch_size", [1, 2])
+def test_detail_head_corrects_pixels(patch_size):
+    """It begins at zero; trained, it sees the noisy pixels, the timestep and the label."""
+    plain = tiny_unet(patch_size=patch_size)
+    unet = type(plain)(**{k: v for k, v in plain.config.items() if not k.startswith("_")} | {"detail_channels": 4})
+    unet.load_state_dict(plain.state_dict(), strict=False)
+    unet.eval()
+    x = sample()
+    assert torch.equal(predict(unet, x), predict(plain, x))
+    torch.nn.init.normal_(unet.detail_head.conv_out.weight, generator=torch.Generator().manual_seed(0))
+    for name in ("conv_out.weight", "conv_out.bias"):  # the U-Net says nothing, so what is left is the head's
+        torch.nn.init.zeros_(unet.get_parameter(name))
+    before = predict(unet, x)
+    x[0, 0, 5, 5] += 1
+    changed = (predict(unet, x) - before).abs().amax(dim=1) > 1e-6  # [B, H, W]
+    assert not changed[1].any() and changed[0, 5, 5]
+    rows, columns = changed[0].nonzero(as_tuple=True)
+    assert rows.min() >= 2 and rows.max() <= 8 and columns.min() >= 2 and columns.max() <= 8  # three convolutions of 3 x 3
+    assert not torch.equal(predict(unet, x, timestep=10), predict(unet, x))
+    assert not torch.equal(predict(unet, x, class_labels=torch.tensor([1, 0])), predict(unet, x))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import torch
 
-from .joint_sample import CHANNELS, MASK_CHANNELS, RADIOGRAPH
+from .joint_sample import ANATOMY_MASK, CHANNELS, MASK_CHANNELS, RADIOGRAPH
 
 
-TASKS = ("pairs", "masks_to_image", "image_to_masks")
+TASKS = ("pairs", "masks_to_image", "image_to_masks", "insertion")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
@@ -27,8 +27,8 @@ class NoisySample:
         noise: `[B, C, H, W]`, the standard normal `eps`.
         noisy: `[B, C, H, W]`, what the network is fed: `I_t` in the noised channels, `I_0` in the given ones.
         timesteps: int64 `[B]` or `[B, C]`.
-        noised_channels: bool `[B, C]`, False for a channel that is given clean (masks -> image, image -> masks). It
-            carries no loss.
+        noised: bool `[B, C, 1, 1]` or `[B, C, H, W]`, False for what is given clean: a channel (masks -> image, image ->
+            masks), or what lies outside the region of an insertion. It carries no loss.
         alphas_cumprod: float64 `[B, 1, 1, 1]` or `[B, C, 1, 1]`, `abar_t`.
     """
 
@@ -36,8 +36,22 @@ class NoisySample:
     noise: torch.Tensor
     noisy: torch.Tensor
     timesteps: torch.Tensor
-    noised_channels: torch.Tensor
+    noised: torch.Tensor
     alphas_cumprod: torch.Tensor
+
+    @property
+    def noised_channels(self) -> torch.Tensor:
+        """Bool `[B, C]`, False for a channel that is given clean as a whole."""
+        return self.noised.flatten(2).any(dim=2)
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Mean of `values` `[B, C, H, W]` over the noised pixels of each channel -> `[B, C]`.
+
+        A channel that is given clean has a mean that means nothing.
+        """
+        if self.noised.shape[2:] == (1, 1):
+            return values.mean(dim=(2, 3))
+        return (values * self.noised).sum(dim=(2, 3)) / self.noised.sum(dim=(2, 3)).clamp(min=1)
 
     def target(self, prediction_type: str) -> torch.Tensor:
         """Return what the network is to predict, `[B, C, H, W]`, without the division that `prediction_of` needs."""
@@ -118,7 +132,7 @@ class ForwardProcess:
         self,
         clean: torch.Tensor,
         timesteps: torch.Tensor,
-        noised_channels: torch.Tensor | None = None,
+        noised: torch.Tensor | None = None,
         noise: torch.Tensor | None = None,
     ) -> NoisySample:
         """Noise a batch, and keep together what its losses are computed from.
@@ -126,18 +140,19 @@ class ForwardProcess:
         Args:
             clean: `[B, C, H, W]`.
             timesteps: int64 `[B]` or `[B, C]`, 0 for a given channel.
-            noised_channels: bool `[B, C]`; None is all True.
+            noised: bool `[B, C]` or, for single pixels, `[B, C, H, W]`; None is all True.
             noise: `[B, C, H, W]`; None draws it from torch's global generator.
         """
         clean = clean.to(torch.promote_types(clean.dtype, torch.float32))
         noise = torch.randn_like(clean) if noise is None else noise.to(clean.dtype)
         noisy = self.add_noise(clean, noise, timesteps)
-        if noised_channels is None:
-            noised_channels = torch.ones(clean.shape[:2], dtype=torch.bool, device=clean.device)
+        if noised is None:
+            noised = torch.ones(*clean.shape[:2], 1, 1, dtype=torch.bool, device=clean.device)
         else:
-            noisy = torch.where(noised_channels[:, :, None, None], noisy, clean)
+            noised = noised[:, :, None, None] if noised.ndim == 2 else noised
+            noisy = torch.where(noised, noisy, clean)
         abar = per_channel(self.alphas_cumprod, timesteps)
-        return NoisySample(clean, noise, noisy, timesteps, noised_channels, abar)
+        return NoisySample(clean, noise, noisy, timesteps, noised, abar)
 
     def posterior_mean(self, clean: torch.Tensor, noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """DDPM eq. 7, the mean of `q(I_{t-1} | I_t, I_0)`; tensors `[B, C, H, W]`."""
@@ -209,33 +224,75 @@ def _signal_and_sigma(alphas_cumprod: torch.Tensor | float, like: torch.Tensor) 
     return abar.sqrt().to(like.dtype), (1 - abar).sqrt().to(like.dtype)
 
 
+def lognormal_timesteps(process: ForwardProcess, mean: float, std: float) -> torch.Tensor:
+    """Probabilities of the timesteps for noise levels whose logarithm is normal (EDM, arXiv 2206.00364, table 1).
+
+    Uniform timesteps spend most of a training where nothing can be seen (linear schedule: 43 % above sigma = 5) and little
+    where edges are made. Here `log sigma ~ N(mean, std^2)` with `sigma = sqrt((1 - abar) / abar)`, taken to the timestep of
+    the nearest `log sigma`.
+
+    Args:
+        mean: of the natural logarithm of sigma, where the clean sample lies in [-1, 1].
+        std: its standard deviation, above 0.
+
+    Returns:
+        `[T]` float64 that sums to 1.
+    """
+    log_sigma = -0.5 * process.snr.clamp(min=1e-12).log()  # [T], rising; at zero terminal SNR the last one is infinite
+    between = (log_sigma[1:] + log_sigma[:-1]) / 2
+    below = torch.special.ndtr((between - mean) / std)  # [T - 1], probability of what lies below each border
+    ends = torch.tensor([0.0, 1.0], dtype=below.dtype, device=below.device)
+    return torch.cat([ends[:1], below, ends[1:]]).diff()
+
+
+def check_task_probabilities(task_probabilities: Sequence[float]) -> None:
+    """Raise `ValueError` unless there is a probability for each of `TASKS`; the last ones may be left out."""
+    num_given, total = len(task_probabilities), sum(task_probabilities)
+    if not 3 <= num_given <= len(TASKS) or min(task_probabilities) < 0 or abs(total - 1) > 1e-6:
+        raise ValueError(
+            f"task_probabilities={tuple(task_probabilities)} is not allowed: {len(TASKS)} numbers of at least 0 "
+            f"that sum to 1 ({', '.join(TASKS)}); without the last, nothing is inserted."
+        )
+
+
 def draw_timesteps(
     batch_size: int,
     num_timesteps: int,
     task_probabilities: Sequence[float],
     device: torch.device | str = "cpu",
     generator: torch.Generator | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    timestep_probabilities: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Draw what each sample of a training batch practises, and its timesteps.
 
-    One network learns three uses (UniDiffuser, arXiv 2303.06555, with the marginals left out): *pairs* (`t_mask =
-    t_image`), *masks -> image* (`t_mask = 0`) and *image -> masks* (`t_image = 0`). A given channel is fed clean.
+    One network learns all uses (as UniDiffuser, arXiv 2303.06555, with the marginals left out): *pairs* (`t_mask =
+    t_image`), *masks -> image* (`t_mask = 0`), *image -> masks* (`t_image = 0`) and *insertion*: film and lesion mask are
+    noised in a region alone (`training_losses.insertion_regions`), in half of the cases the film alone (`t_mask = 0`). A
+    given channel is fed clean.
 
     Args:
-        task_probabilities: of pairs, masks -> image and image -> masks; they sum to 1.
+        task_probabilities: of `TASKS`; they sum to 1.
+        timestep_probabilities: `[T]`, such as `lognormal_timesteps`; None is uniform.
 
     Returns:
-        timesteps, int64 `[B, 3]` (0 for given channels), and noised_channels, bool `[B, 3]` (False for given channels).
+        timesteps, int64 `[B, 3]` (0 for given channels), noised_channels, bool `[B, 3]` (False for given channels), and
+        inserted, bool `[B]`, which is True where the rest of the film is given.
     """
-    if len(task_probabilities) != len(TASKS) or min(task_probabilities) < 0 or abs(sum(task_probabilities) - 1) > 1e-6:
-        raise ValueError(
-            f"task_probabilities={tuple(task_probabilities)} is not allowed: {len(TASKS)} numbers of at least 0 "
-            f"that sum to 1 ({', '.join(TASKS)})."
-        )
+    check_task_probabilities(task_probabilities)
     probabilities = torch.tensor(task_probabilities, dtype=torch.float32, device=device)
     task = torch.multinomial(probabilities, batch_size, replacement=True, generator=generator)  # [B]
+    inserted = task == TASKS.index("insertion")
+    masks_given = task == TASKS.index("masks_to_image")
+    if len(task_probabilities) > TASKS.index("insertion"):
+        masks_given |= inserted & (torch.rand(batch_size, device=device, generator=generator) < 0.5)
     noised_channels = torch.ones(batch_size, len(CHANNELS), dtype=torch.bool, device=device)
-    noised_channels[:, MASK_CHANNELS] = (task != TASKS.index("masks_to_image"))[:, None]
+    noised_channels[:, MASK_CHANNELS] = ~masks_given[:, None]
     noised_channels[:, RADIOGRAPH] = task != TASKS.index("image_to_masks")
-    timesteps = torch.randint(num_timesteps, (batch_size, 1), device=device, generator=generator)
-    return timesteps * noised_channels, noised_channels
+    if timestep_probabilities is None:
+        timesteps = torch.randint(num_timesteps, (batch_size, 1), device=device, generator=generator)
+    else:
+        drawn = torch.multinomial(timestep_probabilities.float(), batch_size, replacement=True, generator=generator)
+        timesteps = drawn[:, None]
+    timesteps = timesteps * noised_channels
+    noised_channels[:, ANATOMY_MASK] &= ~inserted  # given clean, although the masks' timestep is that of the lesion mask
+    return timesteps, noised_channels, inserted

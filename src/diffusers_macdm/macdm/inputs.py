@@ -21,11 +21,13 @@ class Case:
         clean: `[B, 3, H, W]`, as the forward process noises it; means nothing in a channel that is not known.
         given: `[B, 1, H, W]` in [0, 1] by channel.
         kept: Channels that keep what is given; the others are sampled.
+        region: bool `[B, 1, H, W]`, True where film and lesion mask are painted anew; None without insertion.
     """
 
     clean: torch.Tensor
     given: dict[int, torch.Tensor]
     kept: frozenset[int]
+    region: torch.Tensor | None = None
 
     @property
     def image_kept(self) -> bool:
@@ -37,8 +39,29 @@ class Case:
 
     @property
     def is_kept(self) -> torch.Tensor:
-        """Bool `[3, 1, 1]`, to be used as a mask of joint samples."""
-        return torch.tensor([c in self.kept for c in range(len(CHANNELS))], device=self.clean.device)[:, None, None]
+        """Bool `[3, 1, 1]` or, of an insertion, `[B, 3, H, W]`, to be used as a mask of joint samples."""
+        kept = torch.tensor([c in self.kept for c in range(len(CHANNELS))], device=self.clean.device)[:, None, None]
+        return kept if self.region is None else kept | ~self.region
+
+
+def region_from(mask_image, size: int, **images) -> torch.Tensor | None:
+    """Bring the region of an insertion into one form: bool `[B, 1, H, W]`; None stays None.
+
+    Args:
+        mask_image: mask(s) as `image_processor.masks_from` takes them.
+        size: side of the model's samples, in pixels.
+        images: what the region lies on, by the names of the arguments; the sizes must agree.
+
+    Raises:
+        ValueError: for an empty region, besides what `image_processor.masks_from` refuses.
+    """
+    if mask_image is None:
+        return None
+    check_same_sizes(mask_image=mask_image, **images)
+    region = masks_from(mask_image, "mask_image", size, keep_small=False) > 0  # [B, 1, H, W]
+    if not region.flatten(1).any(dim=1).all():
+        raise ValueError("mask_image is empty: it is the region that is painted anew, non-zero inside.")
+    return region
 
 
 def given_channels(image, anatomy_mask, lesion_mask, size: int) -> dict[int, torch.Tensor]:
@@ -84,7 +107,7 @@ def label_tensor(class_labels, null_label: int | None) -> torch.Tensor:
     return torch.tensor(labels)
 
 
-def common_batch_size(labels: torch.Tensor, given: dict[int, torch.Tensor], generator, latents) -> int:
+def common_batch_size(labels: torch.Tensor, given: dict[int, torch.Tensor], generator, latents, region=None) -> int:
     """Return the common number of samples; whatever there is once is used for all of them.
 
     Raises:
@@ -92,6 +115,8 @@ def common_batch_size(labels: torch.Tensor, given: dict[int, torch.Tensor], gene
     """
     counts = {"class_labels": len(labels)}
     counts |= {CHANNELS[channel]: len(tensor) for channel, tensor in given.items()}
+    if region is not None:
+        counts["mask_image"] = len(region)
     generators = generator if isinstance(generator, list) else [generator]
     if not all(item is None or isinstance(item, torch.Generator) for item in generators):
         raise ValueError(f"generator={generator} is not allowed: a torch.Generator or a list of them, one for each sample.")

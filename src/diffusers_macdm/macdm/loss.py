@@ -20,6 +20,8 @@ from .joint_sample import CHANNELS, LESION_MASK, RADIOGRAPH
 from .variational_bound import split_learned_variance, vlb_term
 
 
+SIGMA_FLOOR = 0.05  # of `sqrt(1 - abar)`: 5 % of the clean sample's range of -1 to 1
+
 Features = Callable[[torch.Tensor], Sequence[torch.Tensor]]  # joint sample [B, C, H, W] -> maps [B, F, h, w]
 
 
@@ -43,6 +45,27 @@ def min_snr_weight(
     else:
         raise ValueError(f"prediction_type={prediction_type!r} is not known; allowed are {', '.join(PREDICTION_TYPES)}.")
     return weight.float()
+
+
+def loss_space_weight(alphas_cumprod: torch.Tensor, prediction_type: str, loss_space: str) -> torch.Tensor:
+    """Factor that turns the squared error of one kind of prediction into that of another of the same clean sample.
+
+    A network can predict one thing and be judged by another ("Back to Basics", arXiv 2511.13720, table 1). An error of the
+    clean sample is, divided by `1 - abar`, one of `v`, and, times `abar / (1 - abar)`, one of the noise; `1 - abar` is kept
+    above `SIGMA_FLOOR` squared, so that the cleanest levels do not outweigh all others.
+
+    Args:
+        alphas_cumprod: `abar_t`, any shape.
+        prediction_type: `sample` or `v_prediction`; the error of `epsilon` would have to be divided by `abar`, which has no
+            floor.
+        loss_space: `sample`, `v_prediction` or `epsilon`.
+
+    Returns:
+        float64, of the shape of `alphas_cumprod`.
+    """
+    variance = (1 - alphas_cumprod.double()).clamp(min=SIGMA_FLOOR**2)
+    of_clean = {"sample": torch.ones_like(variance), "v_prediction": 1 / variance, "epsilon": alphas_cumprod / variance}
+    return of_clean[loss_space] / of_clean[prediction_type]
 
 
 def region_weights(
@@ -135,21 +158,34 @@ class HybridLoss:
         min_snr_gamma: Bound on the signal-to-noise ratio by which a timestep is weighted (Min-SNR, arXiv 2303.09556,
             takes 5); None is off.
         prediction_type: What the network predicts: the noise (`epsilon`), `v_prediction` or the clean `sample`.
+        loss_space: What the squared error is measured in (see `loss_space_weight`); None is the prediction itself.
     """
 
     lambda_vlb: float = 1e-3
     lambda_perceptual: float = 0.0
     channel_weights: tuple[float, ...] = (1.0,) * len(CHANNELS)
-    lesion_region_weight: float = 10.0
+    lesion_region_weight: float = 1.0
     lesion_region_radius: int = 2
-    radiograph_region_weight: float = 4.0
+    radiograph_region_weight: float = 1.0
     min_snr_gamma: float | None = None
     prediction_type: str = "epsilon"
+    loss_space: str | None = None
 
     def __post_init__(self):
         if self.prediction_type not in PREDICTION_TYPES:
             raise ValueError(
                 f"prediction_type={self.prediction_type!r} is not known; allowed are {', '.join(PREDICTION_TYPES)}."
+            )
+        if self.loss_space not in (None, *PREDICTION_TYPES):
+            raise ValueError(f"loss_space={self.loss_space!r} is not known; allowed are {', '.join(PREDICTION_TYPES)}, None.")
+        if self._is_converted and self.prediction_type == "epsilon":
+            raise ValueError(
+                f"loss_space={self.loss_space!r} does not go with prediction_type='epsilon': an error of the noise is measured "
+                "as it is. Predict the clean 'sample' or 'v_prediction'."
+            )
+        if self._is_converted and self.min_snr_gamma is not None:
+            raise ValueError(
+                f"loss_space={self.loss_space!r} and min_snr_gamma={self.min_snr_gamma} both weight the noise levels: use one."
             )
         for name in ("lambda_vlb", "lambda_perceptual", "lesion_region_weight", "radiograph_region_weight"):
             if not 0 <= getattr(self, name) < math.inf:
@@ -165,6 +201,10 @@ class HybridLoss:
                 f"Region weights need a lesion mask, channel {LESION_MASK}, but channel_weights has only "
                 f"{len(self.channel_weights)} channels; set lesion_region_weight and radiograph_region_weight to 1."
             )
+
+    @property
+    def _is_converted(self) -> bool:
+        return self.loss_space not in (None, self.prediction_type)
 
     @property
     def _has_regions(self) -> bool:
@@ -206,7 +246,7 @@ class HybridLoss:
             perceptual = self.perceptual(prediction, sample, perceptual_features)  # [B]
             loss = loss + self.lambda_perceptual * perceptual
             perceptual = perceptual.detach()
-        unweighted = squared_error.detach().mean(dim=(2, 3)).masked_fill(~noised, math.nan)  # [B, C]
+        unweighted = sample.mean(squared_error.detach()).masked_fill(~noised, math.nan)  # [B, C]
         return LossTerms(loss.mean(), unweighted, vlb, perceptual)
 
     def simple(self, process: ForwardProcess, squared_error: torch.Tensor, sample: NoisySample) -> torch.Tensor:
@@ -220,7 +260,10 @@ class HybridLoss:
                 squared_error.shape[1],
             )
             squared_error = regions * squared_error
-        weighted = squared_error.mean(dim=(2, 3)) * torch.tensor(self.channel_weights).to(squared_error)  # [B, C]
+        weighted = sample.mean(squared_error) * torch.tensor(self.channel_weights).to(squared_error)  # [B, C]
+        if self._is_converted:
+            weights = loss_space_weight(sample.alphas_cumprod[:, :, 0, 0], self.prediction_type, self.loss_space)
+            return weighted * weights.to(weighted)
         if self.min_snr_gamma is None:
             return weighted
         snr_weight = min_snr_weight(process, sample.timesteps, self.min_snr_gamma, self.prediction_type)
@@ -247,7 +290,7 @@ class HybridLoss:
             raise ValueError(f"lambda_perceptual={self.lambda_perceptual} needs perceptual_features, which is None.")
         noised, abar = sample.noised_channels, sample.alphas_cumprod
         predicted_clean = clean_of(prediction, sample.noisy, abar, self.prediction_type)  # [B, C, H, W]
-        predicted_clean = torch.where(noised[:, :, None, None], predicted_clean, sample.clean)
+        predicted_clean = torch.where(sample.noised, predicted_clean, sample.clean)
         with torch.no_grad():
             clean_features = features(sample.clean)
         distance = perceptual_distance(features(predicted_clean), clean_features)  # [B]

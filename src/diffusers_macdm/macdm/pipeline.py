@@ -17,8 +17,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from .forward_process import ForwardProcess
 from .guidance import Guidance, GuidedDenoiser
 from .image_processor import OUTPUT_TYPES, to_output
-from .inputs import Case, common_batch_size, given_channels, label_tensor
-from .joint_sample import CHANNELS, RADIOGRAPH, from_signal, split, to_signal
+from .inputs import Case, common_batch_size, given_channels, label_tensor, region_from
+from .joint_sample import ANATOMY_MASK, CHANNELS, LESION_MASK, RADIOGRAPH, from_signal, split, to_signal
 from .refinement import refine_batch
 from .schedulers import (
     TrainedSchedule,
@@ -124,6 +124,7 @@ class MaCDMPipeline(DiffusionPipeline):
         image: PIL.Image.Image | np.ndarray | torch.Tensor | list | None = None,
         anatomy_mask: PIL.Image.Image | np.ndarray | torch.Tensor | list | None = None,
         lesion_mask: PIL.Image.Image | np.ndarray | torch.Tensor | list | None = None,
+        mask_image: PIL.Image.Image | np.ndarray | torch.Tensor | list | None = None,
         strength: float | None = None,
         num_inference_steps: int = 50,
         guidance_scale: float = 0.0,
@@ -149,6 +150,9 @@ class MaCDMPipeline(DiffusionPipeline):
         - `image`, `anatomy_mask`, `lesion_mask` and `strength`: a variation of a real case (the paper's stage two);
         - `anatomy_mask` and `lesion_mask`: a radiograph that fits them;
         - `image`: its masks;
+        - `image`, `anatomy_mask` and `mask_image`: an insertion. Inside the region `mask_image` film and lesion mask are
+          painted anew as `class_labels` say (a lesion into a normal film), outside nothing changes; with `lesion_mask`, the
+          lesion is where it says;
         - one mask of the two: the missing one and the radiograph; the given mask is noised to the current level at every
           step (arXiv 2011.13456, app. I.2), since the network has one timestep for both masks.
 
@@ -159,6 +163,8 @@ class MaCDMPipeline(DiffusionPipeline):
                 `[H, W]`, `[B, H, W]`, `[B, H, W, 1]` or tensor `[H, W]`, `[B, H, W]`, `[B, 1, H, W]` of the model's size in
                 [0, 1] (uint8 and uint16: full range), or a list of these.
             anatomy_mask, lesion_mask (*optional*): Mask(s) in the same forms, 0 / non-zero.
+            mask_image (*optional*): Region(s) that are painted anew, masks in the same forms, non-zero inside (the name
+                that diffusers' inpainting pipelines have for it).
             strength (`float`, *optional*): `Z / T` in (0, 1]: the real case is noised to level `Z` and sampling starts
                 there, at the first timestep of the schedule that is not above it.
             num_inference_steps (`int`, defaults to 50): Steps from pure noise to the sample; `strength` leaves out the
@@ -197,17 +203,19 @@ class MaCDMPipeline(DiffusionPipeline):
         process = self.check_scheduler(guidance.is_on)
         size = self.unet.config.sample_size
         given = given_channels(image, anatomy_mask, lesion_mask, size)  # [B or 1, 1, H, W] each
+        region = region_from(mask_image, size, image=image, anatomy_mask=anatomy_mask, lesion_mask=lesion_mask)
         callback_inputs = callback_on_step_end_tensor_inputs
-        self.check_inputs(given, strength, num_inference_steps, class_labels, guidance, output_type, callback_inputs)
+        inserts = region is not None
+        self.check_inputs(given, strength, num_inference_steps, class_labels, guidance, output_type, callback_inputs, inserts)
         prediction_type = self.scheduler.config.prediction_type
         networks = (self.guidance_classifier, self.weak_unet)
         denoiser = GuidedDenoiser(self.unet, process, prediction_type, guidance, *networks)
         labels = label_tensor(class_labels, self.unet.null_class_label)
-        batch_size = common_batch_size(labels, given, generator, latents)
+        batch_size = common_batch_size(labels, given, generator, latents, region)
         labels = labels.expand(batch_size).to(self._execution_device)  # [B]
 
         # 2. The joint sample as far as it is known, and its noise.
-        case = self.prepare_case(given, batch_size, strength)
+        case = self.prepare_case(given, batch_size, strength, region)
         noise = self.prepare_latents(batch_size, generator, latents)  # [B, 3, H, W]
 
         # 3. Timesteps, and the noisy sample to start from.
@@ -260,10 +268,21 @@ class MaCDMPipeline(DiffusionPipeline):
         guidance: Guidance,
         output_type: str,
         callback_on_step_end_tensor_inputs: Sequence[str],
+        inserts: bool = False,
     ) -> None:
         """Raise `ValueError` with the offending value and the allowed ones. `given` maps channels to what was given."""
         names = [CHANNELS[channel] for channel in sorted(given)]
-        if strength is not None:
+        if inserts:
+            if strength is not None:
+                raise ValueError(f"mask_image and strength={strength} do not go together: a region is painted anew from noise.")
+            if RADIOGRAPH not in given or ANATOMY_MASK not in given:
+                raise ValueError(
+                    f"mask_image paints a region of a film anew and needs image and anatomy_mask; given: "
+                    f"{', '.join(names) or 'none'} (the pipeline makes masks of a film given alone)."
+                )
+            if not self.unet.config.mask_timestep:
+                raise ValueError("mask_image needs a model with a timestep for the masks; this one has mask_timestep=False.")
+        elif strength is not None:
             if not 0 < strength <= 1:
                 raise ValueError(f"strength={strength} is not allowed: it is the noise level Z / T, in (0, 1].")
             if len(given) < len(CHANNELS):
@@ -296,14 +315,28 @@ class MaCDMPipeline(DiffusionPipeline):
                 f"callback_on_step_end_tensor_inputs has {sorted(unknown)}; allowed are {self._callback_tensor_inputs}."
             )
 
-    def prepare_case(self, given: dict[int, torch.Tensor], batch_size: int, strength: float | None) -> Case:
-        """Join what is given to the clean joint sample; with `strength` it is where sampling starts, else it is kept."""
+    def prepare_case(
+        self,
+        given: dict[int, torch.Tensor],
+        batch_size: int,
+        strength: float | None,
+        region: torch.Tensor | None = None,
+    ) -> Case:
+        """Join what is given to the clean joint sample; with `strength` it is where sampling starts, else it is kept.
+
+        With a `region`, bool `[B or 1, 1, H, W]`, the film is kept outside of it.
+        """
         device, size = self._execution_device, self.unet.config.sample_size
         given = {c: tensor.expand(batch_size, -1, -1, -1).to(device) for c, tensor in given.items()}
         clean = torch.zeros(batch_size, len(CHANNELS), size, size, device=device)  # [B, 3, H, W]
         for channel, tensor in given.items():
             clean[:, channel] = tensor[:, 0] * 2 - 1
-        return Case(to_signal(clean, self.unet.config), given, frozenset(given if strength is None else ()))
+        if region is None:
+            return Case(to_signal(clean, self.unet.config), given, frozenset(given if strength is None else ()))
+        if LESION_MASK not in given:
+            clean[:, LESION_MASK] = -1  # outside the region there is none
+        region = region.expand(batch_size, -1, -1, -1).to(device)
+        return Case(to_signal(clean, self.unet.config), given, frozenset(given) - {RADIOGRAPH}, region)
 
     def prepare_latents(
         self, batch_size: int, generator: torch.Generator | list[torch.Generator] | None, latents: torch.Tensor | None
@@ -341,7 +374,9 @@ class MaCDMPipeline(DiffusionPipeline):
         """Return what the networks are fed at level `t`: the sample `[B, 3, H, W]`, and its timesteps by their names."""
         model_input = self.scheduler.scale_model_input(latents, t)  # [B, 3, H, W]
         image_kept, masks_kept = case.image_kept, case.masks_kept
-        if case.kept:
+        if case.region is not None:
+            model_input = torch.where(case.is_kept, case.clean, model_input)
+        elif case.kept:
             # A channel whose timestep is 0 is fed clean; a lone mask shares its timestep with the generated one.
             abar = process.alphas_cumprod_at(t)
             at_zero = torch.tensor([image_kept, masks_kept, masks_kept], device=latents.device)[:, None, None]
@@ -367,8 +402,9 @@ class MaCDMPipeline(DiffusionPipeline):
         """Turn `[B, 3, H, W]` into radiographs, refined masks and labels: the fields of [`MaCDMPipelineOutput`]."""
         joint_sample = from_signal(torch.where(case.is_kept, case.clean, latents), self.unet.config)
         images, anatomy_masks, lesion_masks = (channel[:, None] for channel in split(joint_sample))  # [B, 1, H, W]
-        if case.image_kept:
-            images = case.given[RADIOGRAPH].clone()  # to the last bit
+        if RADIOGRAPH in case.given and (case.image_kept or case.region is not None):
+            given = case.given[RADIOGRAPH]  # to the last bit
+            images = given.clone() if case.region is None else torch.where(case.region, images, given)
         anatomy_masks, lesion_masks = (anatomy_masks >= 0.5).float(), (lesion_masks >= 0.5).float()
         label_list = [label if label < self.unet.num_classes else None for label in labels.tolist()]
         if refine_masks:

@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 
 from .forward_process import ForwardProcess, draw_timesteps
-from .joint_sample import ANATOMY_MASK, RADIOGRAPH, signal_weights, to_signal
+from .joint_sample import ANATOMY_MASK, LESION_MASK, RADIOGRAPH, signal_weights, to_signal
 from .loss import Features, HybridLoss, LossTerms
 
 
 @dataclass(frozen=True)
 class DenoisingLoss:
-    """Loss of the denoiser: draw task, timesteps, noise and label dropout (in this order), call the denoiser, compare.
+    """Loss of the denoiser: draw task, timesteps, regions, noise and label dropout (in this order), call it, compare.
 
     Attributes:
         loss: The loss that compares the output with the truth.
@@ -28,6 +28,7 @@ class DenoisingLoss:
         class_dropout: Share of the samples shown with the null label.
         class_dropout_image_to_masks: The same share for image -> masks.
         features: See `HybridLoss.__call__`, `perceptual_features`.
+        timestep_probabilities: See `forward_process.draw_timesteps`.
     """
 
     loss: HybridLoss
@@ -37,6 +38,7 @@ class DenoisingLoss:
     class_dropout: float
     class_dropout_image_to_masks: float
     features: Features | None = None
+    timestep_probabilities: torch.Tensor | None = None
 
     def __call__(self, unet, batch: dict[str, torch.Tensor]) -> tuple[LossTerms, torch.Tensor]:
         """
@@ -47,11 +49,19 @@ class DenoisingLoss:
             The terms of the loss, and the timesteps that were drawn, `[B, 3]`.
         """
         clean = to_signal(batch["joint_sample"], self.config)  # [B, 3, H, W]
-        num_timesteps = self.process.num_timesteps
-        timesteps, noised = draw_timesteps(len(clean), num_timesteps, self.task_probabilities, clean.device)  # [B, 3]
+        timesteps, noised, inserted = draw_timesteps(  # [B, 3], [B, 3], [B]
+            len(clean),
+            self.process.num_timesteps,
+            self.task_probabilities,
+            clean.device,
+            timestep_probabilities=self.timestep_probabilities,
+        )
+        image_given = ~noised[:, RADIOGRAPH]
+        if inserted.any():
+            regions = insertion_regions(batch["joint_sample"]) | ~inserted[:, None, None]  # [B, H, W]
+            noised = noised[:, :, None, None] & regions[:, None]  # [B, 3, H, W]
         sample = self.process.sample(clean, timesteps, noised)
 
-        image_given = ~noised[:, RADIOGRAPH]
         dropout = torch.where(image_given, self.class_dropout_image_to_masks, self.class_dropout)
         dropped = torch.rand(len(clean), device=clean.device) < dropout
         null_label = self.config.num_class_embeds - 1
@@ -66,6 +76,44 @@ class DenoisingLoss:
         ).sample  # [B, 6, H, W]
         terms = self.loss(self.process, output, sample, signal_weights(self.config), self.features)
         return terms, timesteps
+
+
+def insertion_regions(joint_sample: torch.Tensor) -> torch.Tensor:
+    """Draw the region of each case that is to be painted anew, for training on insertion.
+
+    Half of the regions are rectangles, half ellipses, of sides between a fifth and a half of the film. They lie around a
+    pixel of the anatomy; where the case has a lesion, they are moved and enlarged so that all of it is inside. So "this label,
+    in this region" means at sampling what it meant in training.
+
+    Args:
+        joint_sample: `[B, 3, H, W]` in [-1, 1], clean.
+
+    Returns:
+        bool `[B, H, W]`, True in the region.
+    """
+    size, device = joint_sample.shape[2:], joint_sample.device
+    anatomy, lesion = (joint_sample[:, channel] > 0 for channel in (ANATOMY_MASK, LESION_MASK))  # [B, H, W] each
+    weights = torch.where(anatomy.flatten(1).any(dim=1)[:, None], anatomy.flatten(1).float(), 1.0)  # no anatomy: anywhere
+    centre = torch.multinomial(weights, 1)[:, 0]  # [B]
+    centres = (centre // size[1], centre % size[1])
+    is_ellipse = torch.rand(len(joint_sample), device=device) < 0.5
+    offsets = []
+    for axis in (0, 1):
+        half = (0.1 + 0.15 * torch.rand(len(joint_sample), device=device)) * size[axis]  # [B]
+        position = torch.arange(size[axis], device=device)  # [S]
+        covered = lesion.any(dim=2 - axis)  # [B, S]
+        first = torch.where(covered, position, size[axis]).amin(dim=1)  # [B]
+        last = torch.where(covered, position, -1).amax(dim=1)
+        has_lesion = last >= 0
+        margin = torch.where(is_ellipse, 2**0.5, 1.0)  # an ellipse around a box has sqrt(2) times its half axes
+        needed = ((last - first) / 2 + 1.5) * margin
+        # The centre of a region around a lesion is drawn so that the lesion stays inside.
+        half = torch.where(has_lesion, torch.maximum(half, needed), half)
+        slack = (half - needed) / margin * (2 * torch.rand(len(joint_sample), device=device) - 1)
+        middle = torch.where(has_lesion, (first + last) / 2 + slack, centres[axis].float())
+        offsets.append((position[None] - middle[:, None]) / half[:, None])  # [B, S], 1 at the border
+    y, x = offsets[0][:, :, None], offsets[1][:, None, :]
+    return torch.where(is_ellipse[:, None, None], y**2 + x**2 <= 1, torch.maximum(y.abs(), x.abs()) <= 1)
 
 
 @dataclass(frozen=True)
@@ -100,8 +148,7 @@ class ClassificationLoss:
 
     def __call__(self, classifier, batch: dict[str, torch.Tensor]) -> ClassificationTerms:
         clean = to_signal(batch["joint_sample"], self.config)  # [B, 3, H, W]
-        num_timesteps = self.process.num_timesteps
-        timesteps, noised = draw_timesteps(len(clean), num_timesteps, self.task_probabilities, clean.device)  # [B, 3]
+        timesteps, noised, _ = draw_timesteps(len(clean), self.process.num_timesteps, self.task_probabilities, clean.device)
         noisy = self.process.sample(clean, timesteps, noised).noisy
         logits = classifier(noisy, timesteps[:, RADIOGRAPH], mask_timestep=timesteps[:, ANATOMY_MASK])  # [B, K]
 

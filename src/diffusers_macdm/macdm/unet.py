@@ -49,6 +49,10 @@ class MaCDMUNet2DModel(UNet2DModel):
             that augmentations do not leak into samples (EDM, arXiv 2206.00364, app. F.2). 0: none.
         num_attention_heads (`int`, *optional*):
             Number of heads of every attention layer, in place of heads of `attention_head_dim` channels.
+        detail_channels (`int`, defaults to 0):
+            Channels of a small convolutional head at full resolution, which sees the noisy input beside the output of the
+            U-Net and adds to it ([`DetailHead`]). With patches, all that an image is has to pass the coarse grid; the head
+            keeps pixels sharp at low noise levels. 0: none.
         time_proj_dim (`int`, *optional*):
             Width of the sinusoidal embedding of the timestep; `None` is `block_out_channels[0]`. Converted weights of
             guided-diffusion need these two (`conversion`).
@@ -93,6 +97,7 @@ class MaCDMUNet2DModel(UNet2DModel):
         augmentation_dim: int = 0,
         num_attention_heads: int | None = None,
         time_proj_dim: int | None = None,
+        detail_channels: int = 0,
     ):
         if not isinstance(sample_size, int):
             raise ValueError(f"sample_size={sample_size!r} is not supported: one whole number, joint samples are square.")
@@ -180,6 +185,8 @@ class MaCDMUNet2DModel(UNet2DModel):
         if augmentation_dim:
             # No bias: parameters that are all zero say "as it was", also before any training.
             self.augmentation_embedding = torch.nn.Linear(augmentation_dim, embedding_dim, bias=False)
+        if detail_channels:
+            self.detail_head = DetailHead(in_channels, out_channels, detail_channels, embedding_dim)
 
     @property
     def learned_variance(self) -> bool:
@@ -249,14 +256,45 @@ class MaCDMUNet2DModel(UNet2DModel):
 
         if config.mask_weighting == "input":
             sample = weigh(sample, config.channel_weights)
-        sample = F.pixel_unshuffle(sample, config.patch_size)  # [B, C p^2, H / p, W / p]
-        output = super().forward(sample, timestep, class_labels=conditions, return_dict=False)[0]
+        patches = F.pixel_unshuffle(sample, config.patch_size)  # [B, C p^2, H / p, W / p]
+        output = super().forward(patches, timestep, class_labels=conditions, return_dict=False)[0]
         output = F.pixel_shuffle(output, config.patch_size)  # [B, out_channels, H, W]
+        if config.detail_channels:
+            embedding = self.time_embedding(self.time_proj(timestep).to(self.dtype)) + conditions  # [B, E]
+            output = output + self.detail_head(torch.cat([sample, output], dim=1), embedding)
         if self.learned_variance and config.bound_variance:
             prediction, v = output.chunk(2, dim=1)
             output = torch.cat([prediction, v.tanh()], dim=1)
 
         return UNet2DOutput(sample=output) if return_dict else (output,)
+
+
+class DetailHead(torch.nn.Module):
+    """Three convolutions at full resolution that correct the output of a U-Net which works on patches.
+
+    Zero at the start, so that a network with it begins as one without.
+
+    Args:
+        in_channels: of the noisy sample.
+        out_channels: of the U-Net's output.
+        channels: of the hidden layers.
+        embedding_dim: of the embedding of timestep and conditions, which scales and shifts the first hidden layer.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, channels: int, embedding_dim: int):
+        super().__init__()
+        self.conv_in = torch.nn.Conv2d(in_channels + out_channels, channels, kernel_size=3, padding=1)
+        self.modulation = torch.nn.Linear(embedding_dim, 2 * channels)
+        self.conv_hidden = torch.nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        self.conv_out = torch.nn.Conv2d(channels, out_channels, kernel_size=3, padding=1)
+        torch.nn.init.zeros_(self.conv_out.weight)
+        torch.nn.init.zeros_(self.conv_out.bias)
+
+    def forward(self, sample_and_output: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        """Map `[B, in_channels + out_channels, H, W]` and `[B, embedding_dim]` to a correction `[B, out_channels, H, W]`."""
+        scale, shift = self.modulation(F.silu(embedding))[:, :, None, None].chunk(2, dim=1)  # [B, channels, 1, 1] each
+        hidden = F.silu(self.conv_in(sample_and_output) * (1 + scale) + shift)
+        return self.conv_out(F.silu(self.conv_hidden(hidden)))
 
 
 def _set_attention_heads(model: torch.nn.Module, num_heads: int) -> None:

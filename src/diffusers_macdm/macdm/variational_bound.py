@@ -144,7 +144,7 @@ def vlb_term(
     log_variance = log_variance.expand_as(mean)
 
     posterior_mean = process.posterior_mean(clean, noisy, timesteps)
-    nats = normal_kl(posterior_mean, posterior_log_variance, mean, log_variance).mean(dim=(2, 3))  # [B, C]
+    nats = sample.mean(normal_kl(posterior_mean, posterior_log_variance, mean, log_variance))  # [B, C]
 
     first = timesteps == 0  # [B, C]
     if first.any():  # the decoder costs more than the rest together, and is for one timestep in a thousand
@@ -152,5 +152,6 @@ def vlb_term(
             (clean / scale)[first], (mean / scale)[first], (0.5 * log_variance - scale.log())[first], num_bins
         )
         nats = nats.clone()
-        nats[first] = -log_likelihood.to(nats).mean(dim=(1, 2))
+        where = sample.noised.expand_as(clean)[first]  # [n, H, W]
+        nats[first] = -(log_likelihood.to(nats) * where).sum(dim=(1, 2)) / where.sum(dim=(1, 2)).clamp(min=1)
     return nats / math.log(2)

@@ -31,7 +31,7 @@ from .averages import by_quartile
 from .checkpoints import checkpoint_step, prepare_output, truncate_log
 from .data import augmentation_dim, describe_data, earlier_trainings, load_training_data
 from .loop import parse_settings, run_script, start, train
-from .networks import build_unet, find_classifier, training_scheduler
+from .networks import build_unet, find_classifier, timestep_probabilities, training_scheduler
 from .records import keep_classifier_record, prepare_push, print_record, push, record, write_record
 from .settings import DenoiserSettings
 
@@ -49,6 +49,7 @@ def hybrid_loss(settings: DenoiserSettings) -> HybridLoss:
         radiograph_region_weight=settings.radiograph_region_weight,
         min_snr_gamma=settings.snr_gamma,
         prediction_type=settings.prediction_type,
+        loss_space=settings.loss_space,
     )
 
 
@@ -62,6 +63,7 @@ def denoising_loss(settings: DenoiserSettings, process: ForwardProcess, config, 
         settings.class_dropout,
         settings.class_dropout_image_to_masks,
         features,
+        timestep_probabilities(settings, process),
     )
 
     def with_values(unet, batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -85,7 +87,7 @@ def build_pipeline(settings, unet, ema, classifier, weak_unet=None) -> MaCDMPipe
         averaged.load_state_dict(unet.state_dict())
         ema.copy_to(averaged.parameters())
         unet = averaged
-    scheduler = training_scheduler(settings, settings.prediction_type)
+    scheduler = training_scheduler(settings, settings.prediction_type, settings.learned_variance)
     pipeline = MaCDMPipeline(unet, scheduler, classifier, weak_unet)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -141,12 +143,12 @@ def resolve(settings: DenoiserSettings) -> dict[str, Any]:
     unet = build_unet(settings, dataset.num_classes, augmentation_dim(dataset))
     classifier = find_classifier(settings, dataset.num_classes)
     hybrid_loss(settings)
-    scheduler = training_scheduler(settings, settings.prediction_type)
+    scheduler = training_scheduler(settings, settings.prediction_type, settings.learned_variance)
     configuration = record(
         settings,
         data=describe_data(dataset),
         earlier_trainings=earlier_trainings(settings, dataset),
-        tasks=dict(zip(TASKS, settings.task_probabilities, strict=True)),
+        tasks=dict(zip(TASKS, settings.task_probabilities)),
         unet={**unet.config, "num_parameters": unet.num_parameters()},
         guidance_classifier=None if classifier is None else dict(classifier.config),
         scheduler=dict(scheduler.config),
@@ -291,7 +293,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         watch.classifier.to(accelerator.device)
         if settings.lambda_perceptual:
             features = lambda joint_sample: watch.classifier.features(joint_sample, timestep=0)  # noqa: E731
-    scheduler = training_scheduler(settings, settings.prediction_type)
+    scheduler = training_scheduler(settings, settings.prediction_type, settings.learned_variance)
     process = ForwardProcess.from_scheduler(scheduler).to(accelerator.device)
     unet, ema = train(
         settings,

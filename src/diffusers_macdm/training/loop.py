@@ -32,7 +32,7 @@ from ..parsing import parse
 from ..progress import Progress
 from .averages import Averages
 from .checkpoints import checkpoint_step, save_checkpoint, truncate_log
-from .settings import RENAMED, TrainingSettings
+from .settings import FORMULATIONS, RENAMED, TrainingSettings
 
 
 logger = logging.getLogger("macdm.training")
@@ -258,7 +258,12 @@ class Trainer:
 def parse_settings(settings_class: type[Settings], argv: Sequence[str] | None) -> Settings:
     """Read the options of a training script, with underscores as diffusers' scripts have them."""
     words = sys.argv[1:] if argv is None else argv
-    return parse(settings_class, words, Path(sys.argv[0]).name, underscores=True, renamed=RENAMED)
+    default = None
+    if hasattr(settings_class, "defaults"):  # --formulation decides what is the default of other options
+        text = " ".join(words)
+        named = [name for name in FORMULATIONS if f"--formulation {name}" in text or f"--formulation={name}" in text]
+        default = settings_class.defaults(named[-1]) if named else None
+    return parse(settings_class, words, Path(sys.argv[0]).name, underscores=True, renamed=RENAMED, default=default)
 
 
 def run_script(main: Callable[[], None]) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 
 from ..conversion.guided_diffusion import load_guided_diffusion, without_class_labels
 from ..conversion.plain_unet import from_plain, from_unet2d
 from ..macdm import GuidanceClassifier, MaCDMUNet2DModel
+from ..macdm.forward_process import ForwardProcess, lognormal_timesteps
 from ..macdm.joint_sample import CHANNELS
 from .settings import ClassifierSettings, DenoiserSettings, TrainingSettings
 
@@ -40,17 +41,29 @@ def network_arguments(settings: TrainingSettings) -> dict[str, Any]:
     }
 
 
-def training_scheduler(settings: TrainingSettings, prediction_type: str = "epsilon") -> DDPMScheduler:
+def training_scheduler(
+    settings: TrainingSettings, prediction_type: str = "epsilon", learned_variance: bool = True
+) -> DDPMScheduler | DDIMScheduler:
     """The process that is trained, with the settings that sampling starts from."""
     largest = max(settings.channel_weights) if settings.mask_weighting == "signal" else 1.0
-    return DDPMScheduler(
-        num_train_timesteps=settings.ddpm_num_steps,
-        beta_schedule=settings.ddpm_beta_schedule,
-        prediction_type=prediction_type,
-        variance_type="learned_range",
-        clip_sample_range=largest,
-        timestep_spacing="trailing",  # sampling starts at the noisiest level whatever the number of steps
-    )
+    process = {
+        "num_train_timesteps": settings.ddpm_num_steps,
+        "beta_schedule": settings.ddpm_beta_schedule,
+        "prediction_type": prediction_type,
+        "clip_sample_range": largest,
+        "timestep_spacing": "trailing",  # sampling starts at the noisiest level whatever the number of steps
+    }
+    if learned_variance:
+        return DDPMScheduler(**process, variance_type="learned_range")
+    # Ancestral sampling fills what an unfinished model lacks with white noise; DDIM adds none.
+    return DDIMScheduler(**process)
+
+
+def timestep_probabilities(settings: TrainingSettings, process: ForwardProcess) -> torch.Tensor | None:
+    """How often each timestep is drawn, `[T]`; None is all alike."""
+    if settings.noise_levels == "uniform":
+        return None
+    return lognormal_timesteps(process, settings.noise_level_mean, settings.noise_level_std)
 
 
 def check_same_process(settings: TrainingSettings, scheduler_config: Path) -> None:
@@ -74,7 +87,7 @@ def build_unet(settings: DenoiserSettings, num_classes: int, augmentation_dim: i
     if settings.pretrained_unet:
         overrides = {
             "in_channels": len(CHANNELS),
-            "out_channels": 2 * len(CHANNELS),
+            "out_channels": len(CHANNELS) * (2 if settings.learned_variance else 1),
             "num_class_embeds": num_classes + 1,
             "augmentation_dim": augmentation_dim,
             "sample_size": settings.resolution,
@@ -98,13 +111,15 @@ def build_unet(settings: DenoiserSettings, num_classes: int, augmentation_dim: i
         unet = MaCDMUNet2DModel(
             **network,
             up_block_types=up_block_types,
-            out_channels=2 * len(CHANNELS),
+            out_channels=len(CHANNELS) * (2 if settings.learned_variance else 1),
+            detail_channels=settings.detail_channels,
             num_class_embeds=num_classes + 1,
             augmentation_dim=augmentation_dim,
         )
     needed = {
         "sample_size": settings.resolution,
         "in_channels": len(CHANNELS),
+        "out_channels": len(CHANNELS) * (2 if settings.learned_variance else 1),
         "num_class_embeds": num_classes + 1,
         "augmentation_dim": augmentation_dim,
         "channel_weights": tuple(settings.channel_weights),

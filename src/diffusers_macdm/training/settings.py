@@ -10,11 +10,24 @@ from typing import Annotated, Literal
 import tyro
 
 from ..data.augmentation import PairAugmentation
-from ..macdm.forward_process import draw_timesteps
+from ..macdm.forward_process import check_task_probabilities
 from ..macdm.loss import HybridLoss
 
 
 RENAMED = {"--audit_embedding_steps": "--embedding_steps"}  # option of an earlier version -> its name now
+
+# What differs from the class's defaults; the benchmark of quality compares the rows.
+FORMULATIONS: dict[str, dict] = {
+    "clean": {},
+    "paper": {
+        "prediction_type": "epsilon",
+        "loss_space": None,
+        "learned_variance": True,
+        "noise_levels": "uniform",
+        "task_probabilities": (0.7, 0.15, 0.15),
+        "ddpm_num_inference_steps": 50,
+    },
+}
 
 _AUGMENTATION, _LOSS = PairAugmentation(), HybridLoss()
 
@@ -51,7 +64,11 @@ class TrainingSettings:
         patch_size: Side of the patches that become channels: p^2 times less work.
         channel_weights: Weights w1, w2, w3 of radiograph, anatomy mask and lesion mask.
         mask_weighting: Where the weights act: on the network's input, or on the clean masks before the noise.
-        task_probabilities: Shares of the training samples that practise pairs, masks -> image and image -> masks.
+        task_probabilities: Shares of the training samples that practise pairs, masks -> image, image -> masks and the insertion
+            of a lesion into a given film.
+        noise_levels: Draw all timesteps alike, or the logarithm of the noise level from a normal distribution.
+        noise_level_mean: Mean of the natural logarithm of the noise level sigma, for lognormal --noise_levels.
+        noise_level_std: Standard deviation of this logarithm.
         ddpm_num_steps: Number T of training timesteps.
         ddpm_beta_schedule: Noise schedule.
         train_batch_size: Cases per process and micro-step.
@@ -113,11 +130,15 @@ class TrainingSettings:
     patch_size: int = 1
     channel_weights: Annotated[tuple[float, float, float], tyro.conf.arg(metavar="W1 W2 W3")] = (1.0, 1.0, 1.0)
     mask_weighting: Literal["input", "signal"] = "input"
-    task_probabilities: Annotated[tuple[float, float, float], tyro.conf.arg(metavar="PAIRS MASKS_TO_IMAGE IMAGE_TO_MASKS")] = (
-        0.7,
-        0.15,
-        0.15,
+    task_probabilities: Annotated[tuple[float, ...], tyro.conf.arg(metavar="PAIRS MASKS_TO_IMAGE IMAGE_TO_MASKS INSERTION")] = (
+        0.6,
+        0.1,
+        0.1,
+        0.2,
     )
+    noise_levels: Literal["uniform", "lognormal"] = "lognormal"
+    noise_level_mean: float = -0.4
+    noise_level_std: float = 1.4
     ddpm_num_steps: int = 1000
     ddpm_beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
     train_batch_size: int = 16
@@ -160,7 +181,7 @@ class TrainingSettings:
             raise ValueError("Give the data by either --train_data_dir or --dataset_name.")
         positive = ("resolution", "train_batch_size", "gradient_accumulation_steps", "max_train_steps", "learning_rate")
         positive += ("logging_steps", "checkpointing_steps", "layers_per_block", "patch_size", "max_grad_norm")
-        positive += ("ddpm_num_steps", "attention_head_dim", "norm_num_groups")
+        positive += ("ddpm_num_steps", "attention_head_dim", "norm_num_groups", "noise_level_std")
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ValueError(f"--{name} {getattr(self, name)} is not allowed: it must be greater than 0.")
@@ -180,7 +201,7 @@ class TrainingSettings:
         if self.dry_run_file is not None and not self.dry_run:
             raise ValueError(f"--dry_run_file {self.dry_run_file} has no effect without --dry_run.")
         self._check_sizes()
-        draw_timesteps(1, self.ddpm_num_steps, self.task_probabilities)
+        check_task_probabilities(self.task_probabilities)
 
     def _check_sizes(self) -> None:
         multiple = self.patch_size * 2 ** (len(self.block_out_channels) - 1)
@@ -228,6 +249,9 @@ class DenoiserSettings(TrainingSettings):
     --output_dir ends as a folder that MaCDMPipeline.from_pretrained loads.
 
     Attributes:
+        formulation: Defaults of the options that make the method: 'clean' predicts the clean sample at noise levels where there
+            is something to see and samples by DDIM, 'paper' is that of MaC-DM and Improved DDPM (epsilon, learned variance,
+            uniform timesteps).
         model_config_name_or_path: File or folder of a MaCDMUNet2DModel's config.json, instead of the options.
         pretrained_unet: Start from the weights of this UNet2DModel or MaCDMUNet2DModel (folder or Hub name), or of this
             checkpoint of openai/guided-diffusion (.pt file); its architecture replaces the options'.
@@ -236,6 +260,9 @@ class DenoiserSettings(TrainingSettings):
         pretrained_new_attention_order: Set where such a file has use_new_attention_order.
         guidance_classifier: Folder of the trained classifier, to put into the pipeline; the one in --output_dir when not given.
         prediction_type: What the network predicts; epsilon is the paper's.
+        loss_space: What its squared error is measured in; that of the prediction when not given.
+        learned_variance: Predict a variance too, which L_vlb trains and DDPMScheduler samples with.
+        detail_channels: Channels of a convolutional head at full resolution, for --patch_size above 1; 0 is none.
         class_dropout: Share of samples shown with the null label.
         class_dropout_image_to_masks: The same for image -> masks, which is mostly used on cases without a label.
         lambda_vlb: Weight of L_vlb; 0 is off.
@@ -261,15 +288,19 @@ class DenoiserSettings(TrainingSettings):
         stop_above_max_copy_rate: End the training at the first audit beyond --max_copy_rate.
     """
 
+    formulation: Literal["clean", "paper"] = "clean"
     model_config_name_or_path: str | None = None
     pretrained_unet: str | None = None
     pretrained_num_heads: int | None = None
     pretrained_num_head_channels: int | None = None
     pretrained_new_attention_order: bool = False
     guidance_classifier: str | None = None
-    # The paper predicts the noise (epsilon). In the short runs that small sets allow, that leaves noise in the samples at the
-    # noisiest levels, where a small error of epsilon is a large one of the clean sample; v has no such level.
-    prediction_type: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
+    # The paper predicts the noise (epsilon). A network of the size that small sets allow cannot carry the noise through:
+    # predicting noise or v, it leaves grain in the film; the clean sample needs no noise to pass it (arXiv 2511.13720).
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] = "sample"
+    loss_space: Literal["epsilon", "v_prediction", "sample"] | None = "v_prediction"
+    learned_variance: bool = False
+    detail_channels: int = 0
     class_dropout: float = 0.1
     class_dropout_image_to_masks: float = 0.5
     lambda_vlb: float = _LOSS.lambda_vlb
@@ -290,6 +321,11 @@ class DenoiserSettings(TrainingSettings):
     embedding_steps: int = 300
     max_copy_rate: float | None = None
     stop_above_max_copy_rate: bool = False
+
+    @classmethod
+    def defaults(cls, formulation: str) -> DenoiserSettings:
+        """Return the defaults of a formulation; an option that is given goes before them."""
+        return cls(formulation=formulation, **FORMULATIONS[formulation])
 
     def check(self) -> None:
         """Raise `ValueError` for options that no later step would refuse by name."""
