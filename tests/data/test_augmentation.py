@@ -89,6 +89,24 @@ def test_quarter_turns_are_exact(angle):
     torch.testing.assert_close(turned, torch.rot90(case(), angle // 90, (-2, -1)), rtol=0, atol=1e-4)
 
 
+def test_a_source_of_more_pixels_keeps_the_film_sharp():
+    """Grain at the target size survives a turn that is read from twice the size, and a third of it one that is not."""
+    grain = torch.randn(1, 1, 128, 128, generator=torch.Generator().manual_seed(0)) * 0.1
+    source = torch.cat([grain[0], -torch.ones(2, 128, 128)])
+    source[1:, 30:80, 40:90] = 1
+    film = torch.nn.functional.avg_pool2d(source, 2)
+    film[1:] = film[1:].sign()
+    augmentation, labels = PairAugmentation(rotation_degrees=20, translation=0.1), labels_of(rotation=0.37, translation_x=0.33)
+    inside = (slice(16, 48), slice(16, 48))
+    sharp = augmentation.apply(film, labels, source)
+    power = sharp[0][inside].std() / film[0][inside].std()
+    assert abs(power - 1) < 0.1 and augmentation.apply(film, labels)[0][inside].std() / film[0][inside].std() < 0.9
+    assert ((sharp[1] > 0) != (augmentation.apply(film, labels)[1] > 0)).sum() <= 30  # at the border alone
+    # shifts by whole pixels are exact
+    moved = augmentation.apply(film, labels_of(translation_x=10 / 6.4 / 2), source)
+    torch.testing.assert_close(moved[:, :, 5:], film[:, :, :-5], rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("angle", [-30, 10, 45])
 def test_rotation_equals_skimage(angle):
     turned = PairAugmentation(rotation_degrees=60).apply(case(), labels_of(rotation=angle / 60)).numpy()

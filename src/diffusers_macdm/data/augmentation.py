@@ -45,7 +45,8 @@ class PairAugmentation:
         brightness: largest value added to the radiograph in [0, 1].
         contrast: factor about mid-grey between `1 / (1 + contrast)` and `1 + contrast`.
         gamma: exponent between `1 / (1 + gamma)` and `1 + gamma`.
-        probability: of each parameter, in [0, 1].
+        probability: of each parameter, in [0, 1]. EDM takes 0.12: a third of the draws stay as they are, so that sampling,
+            which asks for the unchanged film, is something that the network has practised.
 
     Raises:
         ValueError: when a limit is negative, not finite or too large (at most 180 degrees, translation below 1) or
@@ -59,7 +60,7 @@ class PairAugmentation:
     brightness: float = 0.05
     contrast: float = 0.1
     gamma: float = 0.1
-    probability: float = 0.5
+    probability: float = 0.12
 
     def __post_init__(self):
         upper = {"rotation_degrees": 180, "translation": 0.99, "brightness": 1, "probability": 1}
@@ -77,19 +78,33 @@ class PairAugmentation:
         applied = torch.rand(AUGMENTATION_DIM, generator=generator) < self.probability
         return torch.where(applied & (self._limits() > 0), labels, 0.0)
 
-    def apply(self, joint_sample: torch.Tensor, augmentation_labels: torch.Tensor) -> torch.Tensor:
+    def apply(
+        self, joint_sample: torch.Tensor, augmentation_labels: torch.Tensor, source: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Augment `[3, S, S]` in [-1, 1] as the labels say; the uncovered border is background (-1) in each channel.
 
         The same affine map acts on the three channels (bicubic for the radiograph, bilinear and thresholded for the
-        masks, so a lesion inside the anatomy stays inside it), then the intensities of the radiograph change.
+        masks, so a lesion inside the anatomy stays inside it), then the intensities of the radiograph change. Read from the
+        film at its own size, pixels between pixels are blurred; a `source` of more pixels is read at four points of each
+        pixel, which are averaged, and keeps the sharpness of the unaugmented film.
+
+        Args:
+            joint_sample: `[3, S, S]` in [-1, 1].
+            augmentation_labels: `[AUGMENTATION_DIM]`, see `draw`.
+            source: `[3, R, R]` in [-1, 1], the same case at a resolution of about 2 S, to read from; None is `joint_sample`.
+
+        Returns:
+            `[3, S, S]` in [-1, 1].
         """
         flip, rotation, x, y, scale, brightness, contrast, gamma = (augmentation_labels * self._limits()).tolist()
         unit = joint_sample / 2 + 0.5  # [3, S, S] in [0, 1], where grid_sample's zero padding is the background
         radiograph, masks = unit[RADIOGRAPH], unit[MASK_CHANNELS]
         if flip or rotation or x or y or scale:
-            grid = _affine_grid(bool(flip), math.radians(rotation), x, y, math.exp(scale), unit.shape[-1])
-            radiograph = F.grid_sample(radiograph[None, None], grid, mode="bicubic", align_corners=False)[0, 0]
-            masks = F.grid_sample(masks[None], grid, mode="bilinear", align_corners=False)[0]
+            read, times = (unit, 1) if source is None else (source / 2 + 0.5, 2)  # [3, R, R]
+            grid = _affine_grid(bool(flip), math.radians(rotation), x, y, math.exp(scale), times * unit.shape[-1])
+            radiograph = F.grid_sample(read[None, :1], grid, mode="bicubic", align_corners=False)
+            masks = F.grid_sample(read[None, 1:], grid, mode="bilinear", align_corners=False)
+            radiograph, masks = F.avg_pool2d(radiograph, times)[0, 0], F.avg_pool2d(masks, times)[0]
             radiograph, masks = radiograph.clamp(0, 1), (masks >= 0.5).float()
         if gamma:
             radiograph = radiograph ** math.exp(gamma)
@@ -98,12 +113,15 @@ class PairAugmentation:
         radiograph = (radiograph + brightness).clamp(0, 1)
         return torch.cat([radiograph[None], masks]) * 2 - 1
 
-    def __call__(self, joint_sample: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(
+        self, joint_sample: torch.Tensor, seed: int, source: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Augment one case, reproducibly.
 
         Args:
             joint_sample: `[3, S, S]` float32 in [-1, 1].
             seed: everything random follows from it.
+            source: the case at a higher resolution, see `apply`.
 
         Returns:
             The augmented joint sample `[3, S, S]` in [-1, 1] and its augmentation labels `[AUGMENTATION_DIM]`. Where
@@ -112,10 +130,10 @@ class PairAugmentation:
         if joint_sample.ndim != 3 or joint_sample.shape[0] != 3 or joint_sample.shape[1] != joint_sample.shape[2]:
             raise ValueError(f"A joint sample of shape [3, S, S] is needed, not {list(joint_sample.shape)}.")
         labels = self.draw(seed)
-        augmented = self.apply(joint_sample, labels)
+        augmented = self.apply(joint_sample, labels, source)
         if (joint_sample[LESION_MASK] > 0).any() and not (augmented[LESION_MASK] > 0).any():
             labels[:NUM_AFFINE_PARAMETERS] = 0
-            augmented = self.apply(joint_sample, labels)
+            augmented = self.apply(joint_sample, labels, source)
         return augmented, labels
 
     def _limits(self) -> torch.Tensor:

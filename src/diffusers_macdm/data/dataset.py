@@ -71,6 +71,7 @@ class PairDataset(torch.utils.data.Dataset):
         has_patients = "patient_id" in pairs.column_names
         self.patient_ids: list[str | None] = list(pairs["patient_id"]) if has_patients else [None] * len(pairs)
         self._cases: dict[int, list[torch.Tensor]] = {}
+        self._sources: dict[int, torch.Tensor] = {}  # joint samples at twice the size, which the augmentation reads
         self._digests: dict[int, str] = {}
 
     def __len__(self) -> int:
@@ -86,7 +87,7 @@ class PairDataset(torch.utils.data.Dataset):
         sample = join(*self._case(index))  # [3, size, size]
         augmentation_labels = torch.zeros(AUGMENTATION_DIM)
         if self.augmentation is not None and augmentation_seed is not None:
-            sample, augmentation_labels = self.augmentation(sample, augmentation_seed)
+            sample, augmentation_labels = self.augmentation(sample, augmentation_seed, self._sources.get(index))
         return {
             "joint_sample": sample,
             "class_label": self.labels[index],
@@ -106,6 +107,10 @@ class PairDataset(torch.utils.data.Dataset):
             self._digests[index] = radiograph_digest(decoded[0])
             resized = resize_case(*decoded, self.size)
             self._cases[index] = [torch.from_numpy(np.ascontiguousarray(array)) for array in resized]
+            side = max(decoded[0].shape)
+            if self.augmentation is not None and side > self.size:
+                source = resize_case(*decoded, min(side, 2 * self.size))
+                self._sources[index] = join(*(torch.from_numpy(np.ascontiguousarray(array)) for array in source))
         return self._cases[index]
 
 
