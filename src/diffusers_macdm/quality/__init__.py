@@ -1,4 +1,4 @@
-"""How good are the pairs: films, masks and lesions of a synthetic set beside real ones, as numbers that each have a reference."""
+"""How good are the pairs: films, masks and lesions of a synthetic set, each number beside what real cases give."""
 
 from __future__ import annotations
 

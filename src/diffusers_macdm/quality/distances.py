@@ -42,8 +42,8 @@ def sliced_wasserstein(one: np.ndarray, two: np.ndarray, seed: int = 0) -> float
     squares = []
     for _ in range(max(1, round(NUM_PROJECTIONS / dimension))):
         basis = np.linalg.qr(generator.normal(size=(dimension, dimension)))[0]  # [d, d]
-        sorted_one, sorted_two = (np.sort(sample @ basis, axis=0) for sample in samples)
-        squares.append(((sorted_one - sorted_two) ** 2).mean(axis=0))
+        sorted_one, sorted_two = (np.sort((sample @ basis).T) for sample in samples)  # [d, N]
+        squares.append(((sorted_one - sorted_two) ** 2).mean(axis=1))
     return float(np.sqrt(np.mean(squares)))
 
 

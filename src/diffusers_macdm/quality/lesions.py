@@ -20,8 +20,8 @@ def lesions(cases: Cases) -> dict[str, dict]:
     has a piece.
 
     Returns:
-        JSON-ready, by label ("0", "1", ...): the `proportion`s (95 % Wilson interval) `with_lesion` of the pairs, `in_one_piece`
-        and `inside_anatomy` (every pixel of it) of those with a lesion, `with_specks` of all; `median_area` of the lesions,
+        JSON-ready, by label ("0", "1", ...): the `proportion`s (95 % Wilson interval) `with_lesion` and `with_specks` of all
+        pairs, `in_one_piece` and `inside_anatomy` (every pixel of it) of those with a lesion; `median_area` of the lesions,
         pixels, and `pixels_inside_anatomy`, the mean over the lesions of the share of their pixels (None without a lesion).
     """
     anatomy, lesion = masks_of(cases)
