@@ -364,6 +364,7 @@ def run(args: argparse.Namespace) -> None:
         pairs, seconds_per_pair = draw(args, candidate, trained / "model")
         show(pairs, args.out / f"{name}.png", f"{name}: the first pairs, uncurated, masks as sampled")
         facts = {"what": candidate.what, **read_json(trained / "training.json"), "seconds_per_pair": seconds_per_pair}
+        print(f"== {name}: measuring {len(pairs)} pairs", flush=True)
         measures = measure(real, pairs, judge=referee, seed=args.seed)
         write_json(args.out / name / "result.json", {**facts, "measures": measures})
         write_table(args, len(train_cases))
