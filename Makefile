@@ -1,11 +1,11 @@
-# make test | slow-test | floor-test | lint | demo | experiments | benchmark-audit | clean
+# make test | slow-test | floor-test | lint | demo | experiments | quality | benchmark-audit | clean
 #
 # Each target makes the virtual environment it needs (about two minutes, once) from the package registry alone.
 #   PYTHON    the interpreter to make it with: Python 3.11 or newer, for which constraints.txt pins every package
 #   TORCH     the torch build. The pinned release is the default; another one, say for the CUDA version of a GPU machine:
 #             make TORCH=torch==2.12.1 test           (a change of TORCH alone needs `make clean` first)
-#   DEMO_OUT, EXPERIMENTS_OUT
-#             where `make demo` and `make experiments` write; what was interrupted there is continued, anything else refused
+#   DEMO_OUT, EXPERIMENTS_OUT, QUALITY_OUT
+#             where `make demo`, `make experiments` and `make quality` write; what was interrupted there is continued, anything else refused
 # The tests of the HTML pages open them in headless Chromium. The test targets install Debian's where they may (root and
 # apt-get); elsewhere these tests are skipped, and say so, unless a Chromium or Chrome is on PATH.
 # With MACDM_SCREENSHOTS=DIR they keep their pictures there.
@@ -13,11 +13,13 @@ PYTHON ?= python3
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 DEMO_OUT ?= runs/demo
 EXPERIMENTS_OUT ?= runs/experiments
+QUALITY_OUT ?= runs/quality
+QUALITY_OPTIONS ?= --data phantom48 --budget-minutes 5
 
 VENV := .venv
 PIP_INSTALL := bin/python -m pip install -qq --no-input --disable-pip-version-check
 
-.PHONY: browser demo experiments test slow-test floor-test lint benchmark-audit clean
+.PHONY: browser demo experiments test slow-test floor-test lint quality benchmark-audit clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python pipelines/demo.py --output_dir $(DEMO_OUT)
@@ -41,6 +43,10 @@ slow-test: $(VENV)/.installed browser
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
+
+# Quality for a budget: each candidate trained for 5 minutes, its pairs measured beside real ones.
+quality: $(VENV)/.installed
+	$(VENV)/bin/python benchmarks/quality.py $(QUALITY_OUT) $(QUALITY_OPTIONS)
 
 # Time and memory of the copy audit; about a quarter of an hour on 2 free cores.
 benchmark-audit: $(VENV)/.installed

@@ -32,7 +32,7 @@ LAYERS = (
     ("sweep",),
     ("comparison", "hub"),
     ("metrics",),
-    ("evaluation",),
+    ("evaluation", "quality"),
     ("generate",),
     ("audit",),
     ("hub.loading", "generate.pairs"),
