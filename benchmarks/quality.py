@@ -70,19 +70,65 @@ class Candidate:
     sampling: Mapping[str, object] = field(default_factory=lambda: {"num_inference_steps": 50})
 
 
+DPM = {
+    "scheduler": "DPMSolverMultistepScheduler",
+    "scheduler_config": {"use_karras_sigmas": True, "timestep_spacing": "trailing"},
+    "sampling": {"num_inference_steps": 20},
+}
+GUIDED = {"num_inference_steps": 50, "classifier_free_guidance_scale": 2.0}
+
+
 def options(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-# The network and the optimisation of `make demo`, which fit 2 CPU cores.
+# What all have in common, unless they say otherwise: a network and an optimisation that fit 2 CPU cores.
 NETWORK = options(
     "--block_out_channels 64 64 96 --layers_per_block 1 --patch_size 2 --no-augment --train_batch_size 8 --learning_rate 1.2e-3"
-    " --task_probabilities 0.9 0.05 0.05"
+    " --task_probabilities 0.9 0.05 0.05 --lesion_region_weight 1 --radiograph_region_weight 1 --loss_channel_weights 1 1 1"
 )
+LEARNED = "--learned_variance --noise_levels uniform"
+CLEAN = "--prediction_type sample --loss_space v_prediction --no-learned_variance"
+LOGNORMAL = f"{CLEAN} --noise_levels lognormal --noise_level_mean -0.4 --noise_level_std 1.4"
+PATCH4 = f"{LOGNORMAL} --patch_size 4 --train_batch_size 16"
+WIDE = "--block_out_channels 96 96 128"
 CANDIDATES = (
-    Candidate("paper", "predicts the noise, learned variance; DDPM, 50 steps", options("--prediction_type epsilon")),
-    Candidate("v", "predicts v, learned variance; DDPM, 50 steps", options("--prediction_type v_prediction")),
-    Candidate("v-ddim", "v, by DDIM in 50 steps", same_training_as="v", scheduler="DDIMScheduler"),
+    Candidate(
+        "paper",
+        "as MaC-DM: noise predicted, learned variance; DDPM",
+        options(f"--formulation paper --prediction_type epsilon {LEARNED}"),
+    ),
+    Candidate(
+        "paper-fixed",
+        "the same, by DDPM with the fixed posterior variance",
+        same_training_as="paper",
+        scheduler_config={"variance_type": "fixed_small"},
+    ),
+    Candidate("paper-ddim", "the same, by DDIM", same_training_as="paper", scheduler="DDIMScheduler"),
+    Candidate(
+        "v-regions",
+        "v predicted, the lesion's region weighted (default of 0.1); DDPM",
+        options(
+            f"--formulation paper --prediction_type v_prediction {LEARNED}"
+            " --lesion_region_weight 10 --radiograph_region_weight 4"
+        ),
+    ),
+    Candidate("v-regions-ddim", "the same, by DDIM", same_training_as="v-regions", scheduler="DDIMScheduler"),
+    Candidate("clean-uniform", "clean sample predicted, error of v; DDIM", options(f"{CLEAN} --noise_levels uniform")),
+    Candidate("clean", "the same, log-normal noise levels", options(LOGNORMAL)),
+    Candidate("patch4", "clean, patches of 4 px, 96 to 128 channels, batches of 16", options(f"{PATCH4} {WIDE}")),
+    Candidate("patch4-narrow", "the same, 64 to 96 channels", options(PATCH4)),
+    Candidate("patch4-head", "patch4 with a head at full resolution", options(f"{PATCH4} {WIDE} --detail_channels 16")),
+    Candidate("patch4-dpm", "patch4 by DPM-Solver++ in 20 steps", same_training_as="patch4", **DPM),
+    Candidate("patch4-25", "patch4 by DDIM in 25 steps", same_training_as="patch4", sampling={"num_inference_steps": 25}),
+    Candidate("patch4-guided", "patch4, classifier-free guidance 2", same_training_as="patch4", sampling=GUIDED),
+    Candidate("clean-dpm", "clean by DPM-Solver++ in 20 steps", same_training_as="clean", **DPM),
+    Candidate("clean-guided", "clean, classifier-free guidance 2", same_training_as="clean", sampling=GUIDED),
+    Candidate(
+        "clean-insertion",
+        "clean, a fifth of the training on insertion, augmentation with p = 0.12",
+        options(f"{LOGNORMAL} --task_probabilities 0.6 0.1 0.1 0.2 --augment"),
+    ),
 )
 
 DATA = {"phantom48": 48, "phantom64": 64, "fracatlas64": 64}  # -> side in pixels

@@ -100,7 +100,9 @@ def test_outside_of_the_region_nothing_changes(name, lesion_given):
     given = film_to_insert_into() | ({"lesion_mask": real_case()["lesion_mask"]} if lesion_given else {})
     _, output = final_latents(pipe, **given, class_labels=1, generator=generators(0)[0], refine_masks=False)
     inside = region() > 0
-    clean = torch.cat([given["image"], given["anatomy_mask"], given.get("lesion_mask", torch.zeros_like(inside))], dim=1) * 2 - 1
+    clean = (
+        torch.cat([given["image"], given["anatomy_mask"], given.get("lesion_mask", torch.zeros_like(inside))], dim=1) * 2 - 1
+    )
     for fed, t in zip(pipe.unet.fed, pipe.scheduler.timesteps, strict=True):
         assert fed.timestep == t
         assert (t if fed.mask_timestep is None else fed.mask_timestep) == (0 if lesion_given else t)

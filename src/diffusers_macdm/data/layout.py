@@ -23,6 +23,10 @@ PROVENANCE_COLUMNS = (
     "strength",
     "source",
     "masks_from",
+    # A lesion painted into the film `source`: the case that its shape is from, and whether the model was given the outline.
+    "lesion_from",
+    "lesion_masks",
+    "placement_seed",
     "num_inference_steps",
     "scheduler",
     "guidance_interval",

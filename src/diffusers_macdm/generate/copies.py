@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +100,7 @@ def replace_copies(
             break
         for i in waiting:
             results[i] = (pair_seed(seed, first + i, rejected), rejected)
-        again = [PairRequest(requests[i].label, results[i][0], requests[i].case) for i in waiting]
+        again = [replace(requests[i], seed=results[i][0]) for i in waiting]
         for i, pair in zip(waiting, make_pairs(pipe, again, sampling), strict=True):
             pairs[i] = pair
     raise ValueError(

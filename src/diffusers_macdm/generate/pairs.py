@@ -18,6 +18,7 @@ from ..macdm.image_processor import mask_array
 from ..macdm.joint_sample import split as split_joint_sample
 from ..macdm.refinement import refine_masks
 from ..macdm.schedulers import set_scheduler
+from .insertion import Placement, place
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,17 @@ class PairRequest:
     Attributes:
         label: class label; None where the model knows none.
         seed: seed of its noise, see `seeds.pair_seed`.
-        case: joint sample `[3, H, W]` in [-1, 1] of the real case to vary (with `Sampling.strength`) or whose masks to take.
+        case: joint sample `[3, H, W]` in [-1, 1] of the real case to vary (with `Sampling.strength`) or whose masks to take, or
+            of the film that `placement` is painted into.
+        placement: what is painted into the film.
+        lesion_given: whether the model is given the lesion's outline too.
     """
 
     label: int | None
     seed: int
     case: torch.Tensor | None = None
+    placement: Placement | None = None
+    lesion_given: bool = True
 
 
 @dataclass(frozen=True)
@@ -83,8 +89,8 @@ class Pair:
 def make_pairs(pipe: MaCDMPipeline, requests: Sequence[PairRequest], sampling: Sampling) -> list[Pair]:
     """Sample pairs in one batch.
 
-    With cases and a strength they are variations of the cases; with cases alone they are new radiographs for the cases' masks,
-    which stay as they are; without cases they come from noise.
+    With placements lesions are painted into the cases. With cases and a strength they are variations of the cases; with cases
+    alone they are new radiographs for the cases' masks, which stay as they are; without cases they come from noise.
 
     Args:
         pipe: the model, with the scheduler to sample with.
@@ -97,7 +103,12 @@ def make_pairs(pipe: MaCDMPipeline, requests: Sequence[PairRequest], sampling: S
         cases = torch.stack([request.case for request in requests])  # [B, 3, H, W]
         radiographs, anatomy_masks, lesion_masks = split_joint_sample(cases)  # [B, H, W] each
         conditions = {"anatomy_mask": anatomy_masks, "lesion_mask": lesion_masks}
-        if sampling.strength is not None:
+        if requests[0].placement is not None:
+            regions = torch.stack([request.placement.region for request in requests])  # [B, H, W]
+            conditions = {"image": radiographs, "anatomy_mask": anatomy_masks, "mask_image": regions}
+            if requests[0].lesion_given:
+                conditions["lesion_mask"] = torch.stack([request.placement.lesion for request in requests])
+        elif sampling.strength is not None:
             conditions["image"] = radiographs
     labels = [request.label for request in requests]
     output = pipe(
@@ -112,17 +123,23 @@ def make_pairs(pipe: MaCDMPipeline, requests: Sequence[PairRequest], sampling: S
         refine_masks=False,  # refined below, to tell what was there before
         **conditions,
     )
-    refine = sampling.refine_masks and (not has_cases or sampling.strength is not None)
+    if requests[0].placement is not None:
+        refine = sampling.refine_masks and not requests[0].lesion_given
+    else:
+        refine = sampling.refine_masks and (not has_cases or sampling.strength is not None)
     images = zip(output.images, output.anatomy_masks, output.lesion_masks, strict=True)
-    return [_pair(*triple, label, refine) for triple, label in zip(images, labels, strict=True)]
+    inserted = requests[0].placement is not None
+    return [_pair(*triple, label, refine, inserted) for triple, label in zip(images, labels, strict=True)]
 
 
-def _pair(radiograph, anatomy_mask, lesion_mask, label: int | None, refine: bool) -> Pair:
+def _pair(radiograph, anatomy_mask, lesion_mask, label: int | None, refine: bool, anatomy_given: bool = False) -> Pair:
     anatomy_mask, lesion_mask = mask_array(anatomy_mask), mask_array(lesion_mask)
     num_pixels = int(lesion_mask.sum())
     inside = float((lesion_mask & anatomy_mask).sum() / num_pixels) if num_pixels else None
     if refine:
-        anatomy_mask, lesion_mask = refine_masks(anatomy_mask, lesion_mask, label)
+        refined_anatomy, refined_lesion = refine_masks(anatomy_mask, lesion_mask, label)
+        anatomy_mask = anatomy_mask if anatomy_given else refined_anatomy
+        lesion_mask = refined_lesion & anatomy_mask
     return Pair(radiograph, anatomy_mask, lesion_mask, num_pixels, inside)
 
 
@@ -150,4 +167,9 @@ def make_again(pipe: MaCDMPipeline, row: Mapping[str, Any], data: str | Path | N
         if name not in cases.names:
             raise ValueError(f"{data}, split {split!r}: there is no case {name!r}.")
         case = cases[cases.names.index(name)]["joint_sample"]
-    return make_pairs(pipe, [PairRequest(row["label"], row["seed"], case)], Sampling.from_row(row))[0]
+    placement = None
+    if row.get("lesion_from") is not None:
+        lesion_case = cases[cases.names.index(row["lesion_from"])]["joint_sample"]
+        placement = place(case, lesion_case, row["placement_seed"])
+    request = PairRequest(row["label"], row["seed"], case, placement, row.get("lesion_masks") != "generated")
+    return make_pairs(pipe, [request], Sampling.from_row(row))[0]

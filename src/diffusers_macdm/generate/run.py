@@ -59,7 +59,7 @@ def run(settings: Settings, *, show_progress: bool = True) -> dict:
         pipe.to(dtype=getattr(torch, settings.dtype))
     if begun is not None:
         synthetic.refuse_other("settings", begun["settings"], record["settings"])
-    data = settings.from_data if settings.from_data is not None else settings.masks_from
+    data = next((x for x in (settings.from_data, settings.masks_from, settings.insert_into) if x is not None), None)
     plan = plan_pairs(record["settings"], data, settings.split, pipe.unet.config.sample_size)
     sources = plan.sources()
     done = []

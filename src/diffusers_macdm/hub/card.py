@@ -206,6 +206,7 @@ def dataset_card(set_dir: str | Path, repo_id: str, *, license: str | None = Non
         model_name=folder_name((generation.get("settings") or {}).get("model")),
         from_data=folder_name((generation.get("settings") or {}).get("from_data")),
         masks_from=folder_name((generation.get("settings") or {}).get("masks_from")),
+        insert_into=folder_name((generation.get("settings") or {}).get("insert_into")),
         versions=generation.get("versions") or {},
         labels=label_rows(summary),
         splits={split: split_facts(set_pairs) for split, set_pairs in pairs.items()},

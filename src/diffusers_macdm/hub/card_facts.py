@@ -79,8 +79,10 @@ def synthetic_facts(synthetic_dir: Path, model_dir: Path) -> dict[str, Any]:
     digest = weights_digest(MaCDMUNet2DModel.from_pretrained(model_dir / "unet"))
     if (settings.get("weights_sha256") or {}).get("unet") != digest:
         raise ValueError(f"{synthetic_dir} was not made with the weights in {model_dir}: give a set that this model has made.")
-    if settings.get("from_data") or settings.get("masks_from"):
-        raise ValueError(f"{synthetic_dir} was made from real cases; give one that was made without --from and --masks-from.")
+    if settings.get("from_data") or settings.get("masks_from") or settings.get("insert_into"):
+        raise ValueError(
+            f"{synthetic_dir} was made from real cases; give one that was made without --from, --masks-from and --insert-into."
+        )
     return {"settings": settings, "labels": label_rows(summary), "num_pairs": summary.get("num_pairs")}
 
 

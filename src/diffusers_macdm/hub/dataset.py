@@ -116,10 +116,12 @@ def _parquet_files(
     integers = datasets.Value("int64")
     number, text = datasets.Value("float64"), datasets.Value("string")
     types = dict.fromkeys(IMAGE_COLUMNS, datasets.Image()) | {"label": integers, "seed": integers}
-    types |= dict.fromkeys(("num_inference_steps", "lesion_pixels_unrefined"), integers)
+    types |= dict.fromkeys(("placement_seed", "num_inference_steps", "lesion_pixels_unrefined"), integers)
     types |= dict.fromkeys(("guidance_scale", "strength", "classifier_free_guidance_scale"), number)
     types |= {"lesion_inside_anatomy_unrefined": number, "guidance_interval": [number], "refine_masks": datasets.Value("bool")}
-    types |= dict.fromkeys(("patient_id", "site", "model", "source", "masks_from", "scheduler"), text)
+    types |= dict.fromkeys(
+        ("patient_id", "site", "model", "source", "masks_from", "lesion_from", "lesion_masks", "scheduler"), text
+    )
     known = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS, *PROVENANCE_COLUMNS)
     present = [name for name in known if name in IMAGE_COLUMNS or any(name in row for row in rows)]
     features = datasets.Features({name: types[name] for name in present})

@@ -124,7 +124,8 @@ def refuse_real_images(folder: Path, rows: dict[str, list[dict]], real_images: b
     generated = (folder / SETTINGS_FILE).is_file()
     num_real = sum(not (generated and row.get("model") and row.get("seed") is not None) for row in pairs)
     num_masks = sum(row.get("masks_from") is not None for row in pairs)
-    num_variations = sum(row.get("source") is not None for row in pairs)
+    num_inserted = sum(row.get("lesion_from") is not None for row in pairs)
+    variations = [row for row in pairs if row.get("source") is not None and row.get("lesion_from") is None]
     if generated and not (folder / SUMMARY_FILE).is_file():
         raise ValueError(f"{folder} is not complete ({SUMMARY_FILE} is missing): run `macdm generate` again, which goes on.")
     holds = []
@@ -132,6 +133,8 @@ def refuse_real_images(folder: Path, rows: dict[str, list[dict]], real_images: b
         holds.append(f"{num_real} pairs that `macdm generate` has not made and that may be films of patients")
     if num_masks:
         holds.append(f"the masks of real cases, unchanged, in {num_masks} pairs")
+    if num_inserted:
+        holds.append(f"{num_inserted} films of real cases, with a lesion painted in")
     if holds and not real_images:
         raise PermissionError(
             f"{folder} holds {' and '.join(holds)}. Published, they can be copied by whoever sees them and never be taken "
@@ -139,10 +142,10 @@ def refuse_real_images(folder: Path, rows: dict[str, list[dict]], real_images: b
             "the right to publish them, say so with real_images=True (--real-images)."
         )
     notes = [f"This publishes {part}." for part in holds]
-    if num_variations:
-        levels = sorted({row["strength"] for row in pairs if row.get("source") is not None})
+    if variations:
+        levels = sorted({row["strength"] for row in variations})
         notes.append(
-            f"{num_variations} pairs are variations of real cases at strength {', '.join(map(str, levels))} and resemble them, "
+            f"{len(variations)} pairs are variations of real cases at strength {', '.join(map(str, levels))} and resemble them, "
             "the more so the lower the strength."
         )
     return notes
@@ -180,7 +183,7 @@ def published_settings(content: dict, pseudonyms: Pseudonyms, image_digests: boo
 
 def published_row(row: dict, pseudonyms: Pseudonyms) -> dict:
     published = dict(row)
-    for column in ("source", "masks_from"):
+    for column in ("source", "masks_from", "lesion_from"):
         if column in row:
             published[column] = pseudonyms.of("case", row[column])
     if "patient_id" in row:

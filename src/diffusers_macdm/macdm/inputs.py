@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +75,46 @@ def given_channels(image, anatomy_mask, lesion_mask, size: int) -> dict[int, tor
     if lesion_mask is not None:
         given[LESION_MASK] = masks_from(lesion_mask, "lesion_mask", size, keep_small=True)
     return given
+
+
+def check_given(given: Mapping[int, torch.Tensor], strength: float | None, inserts: bool, mask_timestep: bool) -> None:
+    """Refuse a combination of what is given that no sample can be made from.
+
+    Args:
+        given: by channel.
+        strength: noise level that a variation starts from; None for everything else.
+        inserts: whether a region is to be painted anew.
+        mask_timestep: whether the model has a timestep for the masks.
+
+    Raises:
+        ValueError: with what is missing or too much.
+    """
+    names = [CHANNELS[channel] for channel in sorted(given)]
+    if inserts:
+        if strength is not None:
+            raise ValueError(f"mask_image and strength={strength} do not go together: a region is painted anew from noise.")
+        if RADIOGRAPH not in given or ANATOMY_MASK not in given:
+            raise ValueError(
+                f"mask_image paints a region of a film anew and needs image and anatomy_mask; given: "
+                f"{', '.join(names) or 'none'} (the pipeline makes masks of a film given alone)."
+            )
+        if not mask_timestep:
+            raise ValueError("mask_image needs a model with a timestep for the masks; this one has mask_timestep=False.")
+    elif strength is not None:
+        if not 0 < strength <= 1:
+            raise ValueError(f"strength={strength} is not allowed: it is the noise level Z / T, in (0, 1].")
+        if len(given) < len(CHANNELS):
+            raise ValueError(
+                f"strength={strength} starts from a real case and needs image, anatomy_mask and lesion_mask; "
+                f"given: {', '.join(names) or 'none'}."
+            )
+    elif len(given) == len(CHANNELS):
+        raise ValueError("image, anatomy_mask and lesion_mask are all given: nothing to generate without strength.")
+    elif not mask_timestep and (RADIOGRAPH in given or len(given) == 2):
+        raise ValueError(
+            f"This model was trained without a timestep for the masks (mask_timestep=False) and cannot keep what is "
+            f"given: {', '.join(names)}. Generate pairs, or use strength."
+        )
 
 
 def label_tensor(class_labels, null_label: int | None) -> torch.Tensor:

@@ -17,8 +17,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from .forward_process import ForwardProcess
 from .guidance import Guidance, GuidedDenoiser
 from .image_processor import OUTPUT_TYPES, to_output
-from .inputs import Case, common_batch_size, given_channels, label_tensor, region_from
-from .joint_sample import ANATOMY_MASK, CHANNELS, LESION_MASK, RADIOGRAPH, from_signal, split, to_signal
+from .inputs import Case, check_given, common_batch_size, given_channels, label_tensor, region_from
+from .joint_sample import CHANNELS, LESION_MASK, RADIOGRAPH, from_signal, split, to_signal
 from .refinement import refine_batch
 from .schedulers import (
     TrainedSchedule,
@@ -271,32 +271,7 @@ class MaCDMPipeline(DiffusionPipeline):
         inserts: bool = False,
     ) -> None:
         """Raise `ValueError` with the offending value and the allowed ones. `given` maps channels to what was given."""
-        names = [CHANNELS[channel] for channel in sorted(given)]
-        if inserts:
-            if strength is not None:
-                raise ValueError(f"mask_image and strength={strength} do not go together: a region is painted anew from noise.")
-            if RADIOGRAPH not in given or ANATOMY_MASK not in given:
-                raise ValueError(
-                    f"mask_image paints a region of a film anew and needs image and anatomy_mask; given: "
-                    f"{', '.join(names) or 'none'} (the pipeline makes masks of a film given alone)."
-                )
-            if not self.unet.config.mask_timestep:
-                raise ValueError("mask_image needs a model with a timestep for the masks; this one has mask_timestep=False.")
-        elif strength is not None:
-            if not 0 < strength <= 1:
-                raise ValueError(f"strength={strength} is not allowed: it is the noise level Z / T, in (0, 1].")
-            if len(given) < len(CHANNELS):
-                raise ValueError(
-                    f"strength={strength} starts from a real case and needs image, anatomy_mask and lesion_mask; "
-                    f"given: {', '.join(names) or 'none'}."
-                )
-        elif len(given) == len(CHANNELS):
-            raise ValueError("image, anatomy_mask and lesion_mask are all given: nothing to generate without strength.")
-        elif not self.unet.config.mask_timestep and (RADIOGRAPH in given or len(given) == 2):
-            raise ValueError(
-                f"This model was trained without a timestep for the masks (mask_timestep=False) and cannot keep what is "
-                f"given: {', '.join(names)}. Generate pairs, or use strength."
-            )
+        check_given(given, strength, inserts, self.unet.config.mask_timestep)
         num_train_timesteps = self.scheduler.config.num_train_timesteps
         if not isinstance(num_inference_steps, Integral) or not 1 <= num_inference_steps <= num_train_timesteps:
             raise ValueError(

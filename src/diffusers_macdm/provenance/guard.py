@@ -170,7 +170,7 @@ def _by_training(case: _Case, networks: Mapping[str, Trainings]) -> list[str]:
 class _SyntheticSet:
     """Real cases behind a synthetic set, by digest, name and patient."""
 
-    USES = {"source": "is what {} started from", "masks_from": "gave its masks to {}"}
+    USES = {"source": "is what {} started from", "masks_from": "gave its masks to {}", "lesion_from": "gave its lesion to {}"}
 
     def __init__(self, folder: Path):
         rows = read_rows(folder)

@@ -88,7 +88,7 @@ def resolve(settings: ClassifierSettings) -> dict[str, Any]:
         settings,
         data=describe_data(dataset),
         earlier_trainings=earlier_trainings(settings, dataset),
-        tasks=dict(zip(TASKS, settings.task_probabilities, strict=True)),
+        tasks=dict(zip(TASKS, settings.task_probabilities, strict=False)),  # the last may be left out
         guidance_classifier={**classifier.config, "num_parameters": classifier.num_parameters()},
         scheduler=dict(training_scheduler(settings).config),
     )

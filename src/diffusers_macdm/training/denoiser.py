@@ -148,7 +148,7 @@ def resolve(settings: DenoiserSettings) -> dict[str, Any]:
         settings,
         data=describe_data(dataset),
         earlier_trainings=earlier_trainings(settings, dataset),
-        tasks=dict(zip(TASKS, settings.task_probabilities)),
+        tasks=dict(zip(TASKS, settings.task_probabilities, strict=False)),  # the last may be left out
         unet={**unet.config, "num_parameters": unet.num_parameters()},
         guidance_classifier=None if classifier is None else dict(classifier.config),
         scheduler=dict(scheduler.config),
