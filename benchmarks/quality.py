@@ -136,6 +136,7 @@ NUM_NORMAL, NUM_LESION = 177, 73  # training cases of the phantom, as many as th
 FRESH = {"num_normal": 102, "num_lesion": 154}  # with those held out of the training set, 192 of each label
 PROBE_UPDATES, PROBE_WARM_UP, LOG_EVERY = 30, 10, 10
 SHOWN = 16
+TRAINING_CASES = "training_cases.json"  # measures of the real training cases, as if a model had made them
 # glibc's defaults give memory back to the system and take it again in every update, which costs a third of the time.
 MEMORY = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 
@@ -295,6 +296,14 @@ def in_turn(cases: Cases) -> Cases:
     return cases.select([numbers[place] for place in range(min(map(len, by_label))) for numbers in by_label])
 
 
+def drawn_from(cases: Cases, args: argparse.Namespace) -> Cases:
+    """As many cases of each label as a candidate draws pairs, fewer where there are fewer; by the seed."""
+    order = np.random.default_rng(args.seed).permutation(len(cases))
+    labels = cases.class_labels.numpy()[order]
+    kept = [order[labels == label][: args.pairs_per_label] for label in np.unique(labels)]
+    return cases.select(np.sort(np.concatenate(kept)))
+
+
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
@@ -307,7 +316,7 @@ def share(entry: Mapping | None) -> str:
 
 
 def fit_of(measures: Mapping, mask: str, key: str) -> str:
-    return number(next((m[key] for m in measures["fit"] if m["mask"] == mask and m["label"] is None), None))
+    return number(next((m[key] for m in measures.get("fit", ()) if m["mask"] == mask and m["label"] is None), None))
 
 
 def columns(measures: Mapping, real: bool) -> dict[str, str]:
@@ -319,7 +328,7 @@ def columns(measures: Mapping, real: bool) -> dict[str, str]:
     lesions = measures["lesions"][side]
     normal, lesion = lesions["0"], lesions["1"]
     area = lesion["median_area"]
-    copies = measures["copies"]
+    copies = measures.get("copies")
     return {
         "AUC": number(auc[key]) + (f" ({interval[0]:.2f}–{interval[1]:.2f})" if interval else ""),
         "KID": number(measures["kid"][key], 3),
@@ -340,7 +349,7 @@ def columns(measures: Mapping, real: bool) -> dict[str, str]:
         "inside bone": number(lesion["pixels_inside_anatomy"]),
         "Dice anatomy": fit_of(measures, "anatomy_mask", fit),
         "Dice lesion": fit_of(measures, "lesion_mask", fit),
-        "lesion seen": share(measures["lesion_seen"][side]["1"]),
+        "lesion seen": share(measures.get("lesion_seen", {}).get(side, {}).get("1")),
         "copies": share(copies) if not real else ("–" if copies is None else f"{copies['nominal_rate']:.0%}"),
     }
 
@@ -348,7 +357,8 @@ def columns(measures: Mapping, real: bool) -> dict[str, str]:
 NOTE = """\
 Every candidate was trained for the same time on the same {train} cases and measured on {pairs} pairs, masks as sampled (before
 refinement), against real cases that it was not trained on. The column "real" says what real cases give: half against half, or
-their own value. AUC: real or synthetic by texture and gray levels, 0.50 cannot be told (95 % interval). KID: {features}. SWD:
+their own value; "training cases" what a model that copies them would get. AUC: real or synthetic by texture and gray levels,
+0.50 cannot be told (95 % interval). KID: {features}. SWD:
 sliced Wasserstein distance of 5 x 5 patches, of these less their mean ("detail") and of pictures reduced to 12 x 12; films in
 gray levels of 255. Grain, top octave: ratio to real. Edge RMS: difference from the real gray levels across the border of the
 bone. Lesions: a piece has 2 pixels or more; one piece, specks, area, inside bone: of label 1. Dice: with a segmenter trained on
@@ -373,8 +383,10 @@ def write_table(args: argparse.Namespace, num_train: int) -> None:
         pair = {"s per pair": number(result["seconds_per_pair"])}
         rows.append({"candidate": name, **cost, **pair, **columns(result["measures"], real=False)})
     measures = next(iter(results.values()))["measures"]
-    reference = {"candidate": "real", **dict.fromkeys(("updates", "samples", "training, s", "s per pair"), "")}
-    rows.insert(0, {**reference, **columns(measures, real=True)})
+    empty = dict.fromkeys(("updates", "samples", "training, s", "s per pair"), "")
+    copied = read_json(args.out / TRAINING_CASES)
+    rows.insert(0, {"candidate": "training cases", **empty, **columns(copied, real=False)})
+    rows.insert(0, {"candidate": "real", **empty, **columns(measures, real=True)})
     lines = [f"# Quality for a budget: {args.data}, {args.budget_minutes:g} minutes", ""]
     # Turned: the measures are the rows, for there are more of them than candidates.
     lines += ["| | " + " | ".join(row["candidate"] for row in rows) + " |", "|---|" + "---:|" * len(rows)]
@@ -392,13 +404,16 @@ def write_table(args: argparse.Namespace, num_train: int) -> None:
 def run(args: argparse.Namespace) -> None:
     by_name = {candidate.name: candidate for candidate in CANDIDATES}
     torch.set_num_threads(args.threads)
-    fixed = ("data", "budget_minutes", "pairs_per_label", "seed", "threads", "skip_copies")
+    fixed = ("data", "budget_minutes", "pairs_per_label", "seed", "threads", "skip_copies", "segmenter_steps")
     if args.out.exists() and any(args.out.iterdir()) and not (args.out / SETTINGS_FILE).is_file():
         raise FileExistsError(f"{args.out} is not empty and no benchmark of quality: choose another OUT.")
     begin(args.out, {name: getattr(args, name) for name in fixed})
     data, train_cases, real = prepare_data(args)
-    referee = Referee(train_cases, real, copies=not args.skip_copies, seed=args.seed, folder=args.out / "referee")
+    judges = {"copies": not args.skip_copies, "segmenter_steps": args.segmenter_steps}
+    referee = Referee(train_cases, real, **judges, seed=args.seed, folder=args.out / "referee")
     show(in_turn(real), args.out / "real.png", f"Real cases, {args.data}")
+    if not (args.out / TRAINING_CASES).is_file():
+        write_json(args.out / TRAINING_CASES, measure(real, drawn_from(train_cases, args), seed=args.seed))
     for name in args.candidates or by_name:
         candidate = by_name[name]
         begin(args.out / name, json.loads(json.dumps(asdict(candidate))))
@@ -433,6 +448,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32, help="pairs sampled at a time")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the training and the sampling")
     parser.add_argument("--fracatlas", type=Path, default=ROOT.parent / "shared/data/fracatlas_leg_roi", help="of fracatlas64")
+    parser.add_argument("--segmenter-steps", type=int, default=1500, help="of the U-Net that says whether the masks fit")
     parser.add_argument("--skip-copies", action="store_true", help="no search for copies, which takes minutes")
     parser.add_argument("--seed", type=int, default=0, help="of everything random, the same for all candidates")
     args = parser.parse_args()

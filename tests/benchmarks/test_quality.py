@@ -77,10 +77,6 @@ def arguments(quality, tmp_path, monkeypatch):
             write_phantom(data, 24, 24, SIZE, 0)
         return data, load_cases(data, "train", SIZE), load_cases(data, "validation", SIZE)
 
-    class SmallReferee(quality.Referee):
-        def __init__(self, *args, **more):
-            super().__init__(*args, segmenter_steps=2, **more)
-
     steps = {"num_inference_steps": 2}
     rows = (
         quality.Candidate("one", "tiny", sampling=steps),
@@ -93,7 +89,7 @@ def arguments(quality, tmp_path, monkeypatch):
             sampling=steps,
         ),
     )
-    for name, value in (("train", train), ("prepare_data", prepare_data), ("Referee", SmallReferee), ("CANDIDATES", rows)):
+    for name, value in (("train", train), ("prepare_data", prepare_data), ("CANDIDATES", rows)):
         monkeypatch.setattr(quality, name, value)
     args = argparse.Namespace(
         out=tmp_path / "out",
@@ -104,6 +100,7 @@ def arguments(quality, tmp_path, monkeypatch):
         batch_size=16,
         threads=torch.get_num_threads(),
         skip_copies=True,
+        segmenter_steps=2,
         seed=0,
     )
     return args, trainings
@@ -120,7 +117,7 @@ def test_a_run_ends_with_a_table_and_pictures_and_goes_on(quality, arguments, ca
     assert samples[0]["labels"].tolist() == [0, 1] * 8 and samples[0]["films"].dtype == np.uint8
     assert not np.array_equal(samples[0]["films"], samples[1]["films"])
     table = (args.out / "quality.md").read_text()
-    assert "| | real | one | two |" in table and "| AUC |" in table and "its samples otherwise" in table
+    assert "| | real | training cases | one | two |" in table and "| AUC |" in table and "its samples otherwise" in table
     assert all((args.out / f"{name}.png").is_file() for name in ("real", "one", "two"))
     capsys.readouterr()
     quality.run(args)

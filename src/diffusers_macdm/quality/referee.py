@@ -26,7 +26,7 @@ class Referee:
     Args:
         train: the real cases that the generative model was trained on.
         held_out: real cases that it was not trained on: the reference of every number, and what sets the threshold of a copy.
-        segmenter_steps: optimisation steps of the segmenter (U-Net of width 16, batches of 32).
+        segmenter_steps: optimisation steps of the segmenter (U-Net of width 16, batches of 16).
         embedding_steps: those of the copy detector's embedding.
         num_null: held-out films that set the threshold of a copy, drawn by the seed. Each takes a third of a second, as a
             synthetic film does.
@@ -40,14 +40,14 @@ class Referee:
         train: Cases,
         held_out: Cases,
         *,
-        segmenter_steps: int = 500,
+        segmenter_steps: int = 1500,
         embedding_steps: int = 300,
         num_null: int = 128,
         copies: bool = True,
         seed: int = 0,
         folder: Path | None = None,
     ):
-        budget = Budget(steps=segmenter_steps, learning_rate=LEARNING_RATES[SEGMENTATION], width=16)
+        budget = Budget(segmenter_steps, batch_size=16, learning_rate=LEARNING_RATES[SEGMENTATION], width=16)
         training = DownstreamTraining({SEGMENTATION: budget}, 1 + int(train.class_labels.max()), None, torch.device("cpu"))
         self.judge = Judge(train, training, seed=seed, folder=folder, show_progress=False)
         self.held_out, self.embedding_steps, self.seed = held_out, embedding_steps, seed
