@@ -145,8 +145,8 @@ def refuse_real_images(folder: Path, rows: dict[str, list[dict]], real_images: b
     if variations:
         levels = sorted({row["strength"] for row in variations})
         notes.append(
-            f"{len(variations)} pairs are variations of real cases at strength {', '.join(map(str, levels))} and resemble them, "
-            "the more so the lower the strength."
+            f"{len(variations)} pairs are variations of real cases at strength {', '.join(map(str, levels))} and resemble "
+            "them, the more so the lower the strength."
         )
     return notes
 
