@@ -14,7 +14,7 @@ import diffusers
 import torch
 from accelerate import Accelerator
 
-from ..files import refuse_existing, write_json
+from ..files import refuse_existing, remove_leftovers, write_json
 from ..hub import push_model
 from ..hub.loading import own_version
 from ..hub.publish import create_repository
@@ -78,6 +78,7 @@ def write_record(path: Path, configuration: dict[str, Any], accelerator: Acceler
     """Write the record of a run, on the main process; name the options that a resumed run has otherwise than before."""
     if not accelerator.is_main_process:
         return
+    remove_leftovers(path.parent)
     run = {
         "num_processes": accelerator.num_processes,
         "device": accelerator.device.type,
