@@ -24,7 +24,8 @@ def folder(tmp_path_factory):
 
 
 def launch(folder, out, *more):
-    options = "--num-cases 3 --num-pairs 2 --guidance-scales 0 1 --num-inference-steps 2 --eval-steps 4 --width 4".split()
+    options = "--num-cases 3 --num-pairs 2 --guidance-scales 0 1 --num-inference-steps 2".split()
+    options += "--downstream-steps 4 --classifier-width 4 --segmenter-width 4".split()
     command = [sys.executable, SCRIPT, folder / "model", "--real", folder / "data", "--out", out, *options, *more]
     return subprocess.run([str(part) for part in command], capture_output=True, text=True)
 
