@@ -41,12 +41,16 @@ def pytest_unconfigure(config):
     shutil.rmtree(_session_home, ignore_errors=True)
 
 
+# Trainings that tests of several files look at (training/conftest.py): made once, so in one process.
+SHARED_RUNS = {"classifier_run", "denoiser_run", "resumed_classifier_run", "resumed_denoiser_run", "two_process_run"}
+
+
 @pytest.hookimpl(tryfirst=True)  # xdist reads the markers in its own
 def pytest_collection_modifyitems(items):
-    """One process for each file, so that its fixtures are made once; one for all trainings, which share their runs."""
+    """One process for each file, so that its fixtures are made once; one for all that look at the shared trainings."""
     for item in items:
-        group = "training" if item.path.parent.name == "training" else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
+        shares = SHARED_RUNS.intersection(item.fixturenames)
+        item.add_marker(pytest.mark.xdist_group("shared trainings" if shares else item.path.name))
 
 
 @pytest.fixture
