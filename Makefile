@@ -35,7 +35,7 @@ browser:
 	  echo "No Chromium here: the tests of the pages in a browser will be skipped"
 
 test: $(VENV)/.installed browser
-	$(VENV)/bin/python -m pytest -q -n auto --dist loadgroup -m "not slow"
+	$(VENV)/bin/python -m pytest -q -n auto --dist loadgroup --no-loadscope-reorder -m "not slow"
 
 slow-test: $(VENV)/.installed browser
 	$(VENV)/bin/python -m pytest -q -m slow
@@ -69,7 +69,7 @@ FLOOR_VENV := build/floor-venv
 FLOOR_PYTHON ?= python3.10
 
 floor-test: $(FLOOR_VENV)/.installed
-	$(FLOOR_VENV)/bin/python -m pytest -q -n auto --dist loadgroup -m "not slow"
+	$(FLOOR_VENV)/bin/python -m pytest -q -n auto --dist loadgroup --no-loadscope-reorder -m "not slow"
 
 $(FLOOR_VENV)/.installed: pyproject.toml
 	@echo "Installing the floors into $(FLOOR_VENV)"

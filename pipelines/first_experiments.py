@@ -13,8 +13,6 @@ Writes first_experiments.json and first_experiments.png into a new folder.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +25,13 @@ from diffusers_macdm.evaluation.judge import Judge
 from diffusers_macdm.evaluation.mask_fit import mask_fit
 from diffusers_macdm.evaluation.networks import DIAGNOSIS, SEGMENTATION, TASKS
 from diffusers_macdm.evaluation.predictions import predict_masks
+from diffusers_macdm.files import new_folder, write_json
 from diffusers_macdm.generate.pairs import PairRequest, Sampling, make_pairs
 from diffusers_macdm.hub.loading import load_pipeline
 from diffusers_macdm.macdm.image_processor import radiograph_array
 from diffusers_macdm.macdm.joint_sample import join
 from diffusers_macdm.provenance.guard import refuse_contaminated
-from diffusers_macdm.report.contact_sheet import contact_sheet
+from diffusers_macdm.report.contact_sheet import contact_sheet, save
 from diffusers_macdm.seeds import pair_seed
 from diffusers_macdm.sweep.measures import class_agreement
 from diffusers_macdm.sweep.pairs import sample_pairs
@@ -73,7 +72,8 @@ def first_experiments(args: argparse.Namespace):
     refuse_contaminated(args.real, "validation", model=args.model, allow_unrecorded=args.allow_unrecorded)
     training, held_out = load_cases(args.real, "train", size), load_cases(args.real, "validation", size)
 
-    budgets = {task: Budget(args.eval_steps, learning_rate=LEARNING_RATES[task], width=args.width) for task in TASKS}
+    widths = {DIAGNOSIS: args.classifier_width, SEGMENTATION: args.segmenter_width}
+    budgets = {task: Budget(args.downstream_steps, learning_rate=LEARNING_RATES[task], width=widths[task]) for task in TASKS}
     downstream = DownstreamTraining(budgets, num_classes, pretrained=None, device=torch.device("cpu"))
     judge = Judge(training, downstream, seed=args.seed, show_progress=False)
     segmenter, classifier = judge.network(SEGMENTATION), judge.network(DIAGNOSIS)
@@ -130,8 +130,9 @@ def main() -> None:
     parser.add_argument("--num-pairs", type=int, default=64, help="pairs of each label at each guidance scale")
     parser.add_argument("--guidance-scales", type=float, nargs="+", default=[0.0, 0.5, 1.0, 2.0, 4.0])
     parser.add_argument("--num-inference-steps", type=int, default=25, help="of films and of masks")
-    parser.add_argument("--eval-steps", type=int, default=1000, help="training steps of the segmenter and of the classifier")
-    parser.add_argument("--width", type=int, default=16, help="channels of their first stage")
+    parser.add_argument("--downstream-steps", type=int, default=1000, help="training steps of the classifier and the segmenter")
+    parser.add_argument("--classifier-width", type=int, default=16, help="channels of the classifier's first stage")
+    parser.add_argument("--segmenter-width", type=int, default=16, help="channels of the segmenter's first level")
     parser.add_argument("--batch-size", type=int, default=16, help="of the films")
     parser.add_argument(
         "--allow-unrecorded", action="store_true", help="measure although nothing records which cases trained the model"
@@ -140,21 +141,19 @@ def main() -> None:
     args = parser.parse_args()
     if args.out.exists():
         parser.error(f"{args.out} exists; nothing is overwritten.")
-    for name in ("num_cases", "num_pairs", "num_inference_steps", "eval_steps", "width", "batch_size"):
+    counts = ("num_cases", "num_pairs", "num_inference_steps", "downstream_steps", "classifier_width", "segmenter_width")
+    for name in (*counts, "batch_size"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} {getattr(args, name)} is not allowed: at least 1 is needed.")
     if args.seed < 0 or min(args.guidance_scales) < 0:
         parser.error("--seed and --guidance-scales must not be negative.")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     try:
         result, picture = first_experiments(args)
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
-    temporary = args.out.with_name(f".{args.out.name}.{os.getpid()}.tmp")
-    temporary.mkdir()
-    picture.save(temporary / "first_experiments.png")
-    (temporary / "first_experiments.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    temporary.rename(args.out)
+    with new_folder(args.out) as folder:
+        save(picture, folder / "first_experiments.png")
+        write_json(folder / "first_experiments.json", result)
     print(f"written to {args.out}")
 
 

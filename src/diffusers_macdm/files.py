@@ -1,15 +1,20 @@
 """Files that are whole or not there: every write of the package goes through here.
 
 A file or folder is written beside its place under a temporary name and then renamed, so a kill or a full disk leaves what was
-there before. Output folders of long work are begun with some settings, continued with the same ones alone, and finished by one
-last file.
+there before. What a killed process leaves under such a name goes when the next one writes into the same folder. Output folders
+of long work are begun with some settings, continued with the same ones alone, and finished by one last file.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import os
+import platform
+import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +26,9 @@ import numpy as np
 SETTINGS_FILE = "settings.json"
 MADE_AGAIN = "delete it, and it is made again"
 TEMPORARY_SUFFIX = ".tmp"
+# `.NAME.MACHINE-PID.tmp`; earlier versions did not say which machine.
+TEMPORARY_NAME = re.compile(rf"\..+\.(?:(?P<machine>[0-9a-f]{{8}})-)?(?P<pid>\d+){re.escape(TEMPORARY_SUFFIX)}")
+SECONDS_UNTIL_LEFT = 24 * 3600  # without a sign of life of a process that cannot be asked for
 
 
 @contextmanager
@@ -71,7 +79,60 @@ def replace_folder(source: Path, target: Path) -> None:
 
 
 def _temporary_name(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    _remove_leftovers_once(path.absolute().parent)
+    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}{TEMPORARY_SUFFIX}")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes were about to write anywhere below `folder`; what a living one writes stays."""
+    for path in list(folder.rglob(f".*{TEMPORARY_SUFFIX}")):
+        _remove_if_left(path)
+
+
+@functools.cache  # a folder of thousands of files is not read again for each of them
+def _remove_leftovers_once(folder: Path) -> None:
+    for path in list(folder.glob(f".*{TEMPORARY_SUFFIX}")):
+        _remove_if_left(path)
+
+
+def _remove_if_left(path: Path) -> None:
+    name = TEMPORARY_NAME.fullmatch(path.name)
+    if name is None or not _is_left(path, name["machine"], int(name["pid"])):
+        return
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_left(path: Path, machine: str | None, pid: int) -> bool:
+    """Whether the process that writes there is dead; where it cannot be asked for, whether nothing was written for a day.
+
+    A process that has the number of a dead one by now counts as that one: rather a leftover too many than a file too few.
+    """
+    if machine == _machine() and os.name == "posix":  # os.kill of Windows ends the process that it is asked about
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        except (PermissionError, OverflowError):
+            pass
+        return False
+    try:
+        written = max(entry.lstat().st_mtime for entry in (path, *path.rglob("*")))
+    except OSError:  # renamed or removed in this moment: somebody lives
+        return False
+    return time.time() - written > SECONDS_UNTIL_LEFT
+
+
+@functools.cache
+def _machine() -> str:
+    """Eight hex digits for what process numbers are unique in: a machine, or a container on it, which may share its name."""
+    try:
+        namespace = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        namespace = 0
+    return hashlib.sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:8]
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -100,8 +161,13 @@ def refuse_existing(path: Path | None) -> None:
 
 def refuse_filled(path: Path) -> None:
     """Raise `FileExistsError` unless `path` is free or an empty folder."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and (not path.is_dir() or _is_filled(path)):
         raise FileExistsError(f"{path} exists and is not an empty folder; nothing is overwritten.")
+
+
+def _is_filled(folder: Path) -> bool:
+    """Whether there is more than what a call that was killed before anything else has left."""
+    return any(TEMPORARY_NAME.fullmatch(path.name) is None for path in folder.iterdir())
 
 
 def refuse_foreign(out: Path, finished_file: str, what: str) -> None:
@@ -113,7 +179,7 @@ def refuse_foreign(out: Path, finished_file: str, what: str) -> None:
     """
     if (out / finished_file).exists():
         raise FileExistsError(f"{out} holds a finished {what}; nothing is overwritten.")
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / SETTINGS_FILE).is_file())):
+    if out.exists() and (not out.is_dir() or (_is_filled(out) and not (out / SETTINGS_FILE).is_file())):
         raise FileExistsError(f"{out} exists and is neither an empty folder nor an interrupted {what}.")
 
 
@@ -141,6 +207,7 @@ def begin(out: Path, settings: dict, may_change: Sequence[str] = ()) -> None:
                 f"{out} was begun with another {name} ({json.dumps(before)}, now {json.dumps(after)}): give the same settings, "
                 "or another folder."
             )
+        remove_leftovers(out)
         return
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)

@@ -1,6 +1,7 @@
 """The three first experiments with a model that knows nothing: the numbers must still fit one another."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -23,15 +24,23 @@ def folder(tmp_path_factory):
     return folder
 
 
-def launch(folder, out, *more):
-    options = "--num-cases 3 --num-pairs 2 --guidance-scales 0 1 --num-inference-steps 2 --eval-steps 4 --width 4".split()
-    command = [sys.executable, SCRIPT, folder / "model", "--real", folder / "data", "--out", out, *options, *more]
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True)
+def words(folder, out):
+    options = "--num-cases 3 --num-pairs 2 --guidance-scales 0 1 --num-inference-steps 2".split()
+    options += "--downstream-steps 4 --classifier-width 4 --segmenter-width 4".split()
+    return list(map(str, [SCRIPT, folder / "model", "--real", folder / "data", "--out", out, *options]))
 
 
-def test_numbers_fit_one_another(folder):
+def refusal(folder, out, monkeypatch, *more):
+    """What ends the script, in this process: the code of argparse, or the sentence that becomes the last line of stderr."""
+    monkeypatch.setattr(sys, "argv", [*words(folder, out), *more])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    return end.value.code
+
+
+def test_numbers_fit_one_another(folder, monkeypatch, capsys):
     out = folder / "out"
-    result = launch(folder, out, "--allow-unrecorded")
+    result = subprocess.run([sys.executable, *words(folder, out), "--allow-unrecorded"], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     found = json.loads((out / "first_experiments.json").read_text())
     assert found["cases"] == {"training": 24, "held_out": 6, "given": 6}
@@ -48,11 +57,11 @@ def test_numbers_fit_one_another(folder):
     with Image.open(out / "first_experiments.png") as picture:
         assert picture.width > picture.height / 2
 
-    again = launch(folder, out, "--allow-unrecorded")
-    assert again.returncode == 2 and "nothing is overwritten" in again.stderr
+    assert refusal(folder, out, monkeypatch, "--allow-unrecorded") == 2
+    assert "nothing is overwritten" in capsys.readouterr().err
 
 
-def test_a_model_without_a_record_is_refused(folder):
-    result = launch(folder, folder / "unrecorded")
-    assert result.returncode == 1 and result.stderr.strip().splitlines()[-1].startswith("error: ")
+def test_a_model_without_a_record_is_refused(folder, monkeypatch):
+    sentence = refusal(folder, folder / "unrecorded", monkeypatch)
+    assert sentence.startswith("error: ") and "\n" not in sentence
     assert not (folder / "unrecorded").exists()

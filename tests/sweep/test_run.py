@@ -12,6 +12,7 @@ import torch
 from scipy.stats import t as student
 from tiny_models import tiny_pipeline
 
+from diffusers_macdm.commands import main as cli
 from diffusers_macdm.data.cases import load_cases
 from diffusers_macdm.phantom import write_phantom
 from diffusers_macdm.sweep import sweep
@@ -237,22 +238,22 @@ def test_the_papers_finding_is_decided_by_the_interval_over_trainings(below, abo
         np.testing.assert_allclose(found["interval"], [found["difference"] - half, found["difference"] + half])
 
 
-def test_the_command_and_what_it_refuses(folder, tmp_path):
-    def macdm(*arguments):
-        return subprocess.run(
-            [sys.executable, "-m", "diffusers_macdm", "sweep", *map(str, arguments)], capture_output=True, text=True
-        )
-
-    common = (folder / "model", "--real", folder / "data", "--device", "cpu")
+def test_the_command_and_what_it_refuses(folder, tmp_path, capsys):
+    common = ("sweep", folder / "model", "--real", folder / "data", "--device", "cpu")
     tiny = ("--num-per-class", 3, "--downstream-steps", 2, "--embedding-steps", 2, "--width", 4)
     out = tmp_path / "out"
-    refused = macdm(*common, "--out", out, "--grid", "num_inference_steps=2", *tiny)
-    assert refused.returncode == 1 and "--allow-unrecorded" in refused.stderr and not out.exists()
-    run = macdm(*common, "--out", out, "--grid", "num_inference_steps=2,4", *tiny, "--allow-unrecorded")
+
+    def refused(*arguments):
+        assert cli.main(list(map(str, [*common, *arguments]))) == 1 and not out.exists()
+        return capsys.readouterr().err
+
+    assert "--allow-unrecorded" in refused("--out", out, "--grid", "num_inference_steps=2", *tiny)
+    sentence = refused("--out", out, "--grid", "strength=2")
+    assert sentence.count("\n") == 1 and "strength '2' is not allowed" in sentence
+    command = [*common, "--out", out, "--grid", "num_inference_steps=2,4", *tiny, "--allow-unrecorded"]
+    run = subprocess.run([sys.executable, "-m", "diffusers_macdm", *map(str, command)], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert "2 points measured" in run.stdout and "the KID is smallest at" in run.stdout
-    refused = macdm(*common, "--out", out, "--grid", "strength=2")
-    assert refused.returncode == 1 and refused.stderr.count("\n") == 1 and "strength '2' is not allowed" in refused.stderr
 
 
 def test_both_readings_of_the_weights_and_fewer_training_cases(folder):

@@ -1,7 +1,11 @@
-"""Runs that several tests look at: each training uninterrupted, and killed and resumed."""
+"""Runs that several tests look at: each training uninterrupted, and killed and resumed; the denoiser by two processes.
+
+Those that are killed are launched, to be resumed by a launch; the uninterrupted ones, which they have to equal, run in this
+process: that saves the imports, and whoever calls `main` gets the same bits.
+"""
 
 import pytest
-from launching import RESUMABLE, launch, launch_and_kill
+from launching import RESUMABLE, launch, launch_and_kill, run_here
 
 from diffusers_macdm.phantom import write_phantom
 
@@ -27,7 +31,8 @@ def finished(result):
 def classifier_run(phantom, tmp_path_factory):
     """The classifier, uninterrupted, in a new folder."""
     folder = tmp_path_factory.mktemp("uninterrupted") / "model"
-    finished(launch("train_guidance_classifier", train_data_dir=phantom, output_dir=folder, **RESUMABLE))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        run_here(monkeypatch, "train_guidance_classifier", train_data_dir=phantom, output_dir=folder, **RESUMABLE)
     return folder
 
 
@@ -35,7 +40,8 @@ def classifier_run(phantom, tmp_path_factory):
 def denoiser_run(phantom, classifier_run):
     """The denoiser, uninterrupted, in the folder of the classifier."""
     values = {**RESUMABLE, **DENOISER, "checkpoints_total_limit": 2}
-    finished(launch("train_macdm", train_data_dir=phantom, output_dir=classifier_run, **values))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        run_here(monkeypatch, "train_macdm", train_data_dir=phantom, output_dir=classifier_run, **values)
     return classifier_run
 
 
@@ -65,6 +71,22 @@ def resumed_classifier_run(phantom, resumed_denoiser_run):
     result = finished(launch("train_guidance_classifier", resume_from_checkpoint="latest", **values))
     assert "Resumed GuidanceClassifier from" in result.stderr
     return folder
+
+
+@pytest.fixture(scope="session")
+def two_process_run(phantom, tmp_path_factory):
+    """The denoiser, trained by two processes and audited for copies; its folder and the launch."""
+    folder = tmp_path_factory.mktemp("two") / "model"
+    audit = {"embedding_steps": 2, "audit_samples": 2, "audit_cases": 4, "ddpm_num_inference_steps": 2}
+    result = launch(
+        "train_macdm",
+        *("--multi_gpu", "--num_processes", "2", "--main_process_port", "0"),
+        **{**audit, "audit_steps": 2, "max_copy_rate": 1},
+        **{"max_train_steps": 3, "gradient_accumulation_steps": 2, "checkpointing_steps": 2, "report_to": "tensorboard"},
+        train_data_dir=phantom,
+        output_dir=folder,
+    )
+    return folder, finished(result)
 
 
 def _plant_torn_checkpoint(checkpoints):

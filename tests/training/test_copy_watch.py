@@ -9,7 +9,6 @@ import torch
 from launching import (  # puts training/ on the path
     assert_same_checkpoint,
     assert_same_weights,
-    launch,
     read_log,
     resolve_here,
     run_here,
@@ -278,16 +277,8 @@ def test_no_allowed_state_writes_no_pipeline(monkeypatch, phantom, tmp_path):
     assert json.loads((tmp_path / "training_config.json").read_text())["audit"]["kept"] is None
 
 
-def test_launched_with_two_processes_one_of_them_audits(phantom, tmp_path):
-    folder = tmp_path / "model"
-    result = launch(
-        "train_macdm",
-        *("--multi_gpu", "--num_processes", "2", "--main_process_port", "0"),
-        **{**QUICK, "max_train_steps": 3, "audit_steps": 2, "max_copy_rate": 1, "report_to": "tensorboard"},
-        train_data_dir=phantom,
-        output_dir=folder,
-    )
-    assert result.returncode == 0, result.stderr
+def test_launched_with_two_processes_one_of_them_audits(two_process_run):
+    folder, result = two_process_run
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     audits = read_log(folder / "audit_log.jsonl")

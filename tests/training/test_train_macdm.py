@@ -134,18 +134,8 @@ def test_the_record_goes_on_from_that_of_the_pretrained_weights(phantom, denoise
     assert ours["earlier_trainings"] == [None]
 
 
-def test_two_processes(phantom, tmp_path):
-    folder = tmp_path / "model"
-    result = launch(
-        "train_macdm",
-        *("--multi_gpu", "--num_processes", "2", "--main_process_port", "0"),
-        train_data_dir=phantom,
-        output_dir=folder,
-        gradient_accumulation_steps=2,
-        max_train_steps=3,
-        checkpointing_steps=2,
-    )
-    assert result.returncode == 0, result.stderr
+def test_two_processes(two_process_run):
+    folder, result = two_process_run
     assert json.loads((folder / "training_config.json").read_text())["run"]["num_processes"] == 2
     assert [line["step"] for line in read_log(folder / "training_log.jsonl")] == [1, 2, 3]  # by one of the two
     assert result.stderr.count("Saved the pipeline") == 1 and temporary_files(folder) == []
@@ -155,14 +145,14 @@ def test_two_processes(phantom, tmp_path):
     sample(folder)
 
 
-def test_dry_run_prints_a_page_and_writes_what_is_asked_for_alone(phantom, tmp_path):
+def test_dry_run_prints_a_page_and_writes_what_is_asked_for_alone(monkeypatch, capsys, phantom, tmp_path):
     record = tmp_path / "record.json"
     values = {"train_data_dir": phantom, "output_dir": tmp_path / "model", "dry_run": True, "dry_run_file": record}
-    result = launch("train_macdm", **values)
-    assert result.returncode == 0, result.stderr
-    assert "cases to train on: 6 of label 0, 4 of label 1" in result.stdout and len(result.stdout.splitlines()) < 15
+    run_here(monkeypatch, "train_macdm", **values)
+    printed = capsys.readouterr().out
+    assert "cases to train on: 6 of label 0, 4 of label 1" in printed and len(printed.splitlines()) < 15
     configuration = json.loads(record.read_text())
-    assert not set(configuration["data"]["cases"]) & set(result.stdout.split())  # the page names no case
+    assert not set(configuration["data"]["cases"]) & set(printed.split())  # the page names no case
     assert configuration["arguments"]["resolution"] == configuration["unet"]["sample_size"] == 32
     assert configuration["tasks"] == {"pairs": 0.7, "masks_to_image": 0.15, "image_to_masks": 0.15}
     assert list(tmp_path.iterdir()) == [record]

@@ -14,8 +14,6 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from ..data.cases import Cases
 from ..evaluation.arms import CONTROLS, Arm, build_arms, stages_of
 from ..evaluation.downstream import DownstreamTraining, Stage
@@ -74,7 +72,7 @@ def compare_in_fold(plan: Plan, fold: Fold, out: Path, show_progress: bool = Tru
         path = folder / "models" / name
         if not path.is_dir():
             if show_progress:
-                tqdm.write(f"{fold.trained_folder}: {name}", file=sys.stderr)
+                print(f"{fold.trained_folder}: {name}", file=sys.stderr, flush=True)  # no bar is there yet
             train_and_draw(
                 path,
                 name,

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from ..data.augmentation import AUGMENTATION_DIM, PairAugmentation
 from ..data.cases import Cases
 from ..data.sampler import StepBatchSampler
 from ..optimisation import Optimiser, cosine
+from ..progress import Progress
 from ..seeds import derived_seed
 from .settings import TrainingBudget
 
@@ -66,7 +66,7 @@ def batches(
     torch's global generator, on the CPU and on the device, is seeded for each step.
 
     Args:
-        progress: a name for the bar; None shows none.
+        progress: what is trained, for the bar or the line of a log; None keeps quiet.
 
     Yields:
         `joint_sample` `[B, 3, H, W]`, `class_label` `[B]` and `augmentation_labels` `[B, AUGMENTATION_DIM]`.
@@ -76,9 +76,11 @@ def batches(
         batch_sampler=StepBatchSampler(cases.class_labels.tolist(), budget.batch_size, steps, seed),
         num_workers=budget.num_workers,
     )
-    for step, batch in enumerate(tqdm(loader, desc=progress, disable=progress is None)):
-        torch.manual_seed(derived_seed(seed, step))
-        yield {name: value.to(device) for name, value in batch.items()}
+    with Progress(steps, progress or "", show=progress is not None) as shown:
+        for step, batch in enumerate(loader):
+            torch.manual_seed(derived_seed(seed, step))
+            yield {name: value.to(device) for name, value in batch.items()}
+            shown.update()
 
 
 def optimiser_for(

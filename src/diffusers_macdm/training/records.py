@@ -14,15 +14,17 @@ import diffusers
 import torch
 from accelerate import Accelerator
 
-from ..files import refuse_existing, write_json
+from ..files import refuse_existing, remove_leftovers, write_json
 from ..hub import push_model
 from ..hub.loading import own_version
 from ..hub.publish import create_repository
 from ..provenance import records as provenance
-from .settings import TrainingSettings
+from .settings import RENAMED, ClassifierSettings, DenoiserSettings, TrainingSettings
 
 
 logger = logging.getLogger("macdm.training")
+
+SETTINGS = {"unet": DenoiserSettings, "guidance_classifier": ClassifierSettings}
 
 
 def record(settings: TrainingSettings, **facts) -> dict[str, Any]:
@@ -78,6 +80,7 @@ def write_record(path: Path, configuration: dict[str, Any], accelerator: Acceler
     """Write the record of a run, on the main process; name the options that a resumed run has otherwise than before."""
     if not accelerator.is_main_process:
         return
+    remove_leftovers(path.parent)
     run = {
         "num_processes": accelerator.num_processes,
         "device": accelerator.device.type,
@@ -90,13 +93,29 @@ def write_record(path: Path, configuration: dict[str, Any], accelerator: Acceler
         resumed = provenance.record_of_weights(resume, network)
         before = None if resumed is None else json.loads(resumed.read_text())
         content["earlier_trainings"] = provenance.earlier_trainings(before, content)
-    if resume is not None and path.is_file():
-        before, now = (x["arguments"] | x.get("run", {}) for x in (json.loads(path.read_text()), content))
-        changes = [f"{k} {before.get(k)} -> {v}" for k, v in now.items() if before.get(k) != v]
-        changes = [change for change in changes if not change.startswith("resume_from_checkpoint ")]
-        if changes:
+        if path.is_file() and (changes := changed_options(json.loads(path.read_text()), content, SETTINGS[network])):
             logger.warning(f"Resumed with other options than before: {', '.join(changes)}.")
     write_json(path, content)
+
+
+def changed_options(before: dict[str, Any], now: dict[str, Any], settings_class: type[TrainingSettings]) -> list[str]:
+    """Return the options that differ between two records of a run, "seed 0 -> 1" each.
+
+    The earlier record may be another version's, whose options have other names or are not there: what it does not say is the
+    default, what is not known any more is left out.
+    """
+    ours = {old.removeprefix("--"): (new,) if isinstance(new, str) else new for old, new in RENAMED.items()}
+    said = {
+        new.removeprefix("--"): value
+        for name, value in before["arguments"].items()
+        if value is not None  # which is how an earlier version recorded some options that were not given
+        for new in ours.get(name, (name,))
+    }
+    defaults = json.loads(json.dumps(dataclasses.asdict(settings_class()), default=str))
+    then = {**defaults, **said, **before.get("run", {})}
+    after = now["arguments"] | now.get("run", {})
+    names = [name for name in after if name in then and name != "resume_from_checkpoint"]
+    return [f"{name} {then[name]} -> {after[name]}" for name in names if then[name] != after[name]]
 
 
 def keep_classifier_record(source: str | Path, output_dir: Path) -> None:
