@@ -69,8 +69,8 @@ def recorded_settings(settings: Settings, pipe: MaCDMPipeline, device: torch.dev
     """
     networks = {name: getattr(pipe, name, None) for name in ("unet", "guidance_classifier")}
     scheduler = json.loads(pipe.scheduler.to_json_string(), parse_constant=str)  # -Infinity is not JSON
-    insertion = {"insert_into": settings.insert_into, "lesion_masks": settings.lesion_masks}
     text = lambda value: None if value is None else str(value)  # noqa: E731
+    insertion = {"insert_into": text(settings.insert_into), "lesion_masks": settings.lesion_masks}
     return {
         "model": str(settings.model),
         "weights_sha256": {name: weights_digest(network) for name, network in networks.items() if network is not None},
