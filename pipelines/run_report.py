@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ def report(
     num_shown: int = 48,
     stages: dict[str, float] | None = None,
     verdict: str | None = None,
+    inserted: str | Path | None = None,
 ) -> dict:
     """Write the page and return what `report.json` holds.
 
@@ -46,6 +48,7 @@ def report(
         num_shown: pairs of each kind in the picture.
         stages: seconds by stage, for the page.
         verdict: of the copy audit of these pairs.
+        inserted: folder that `macdm generate --insert-into` has written, to be shown too.
     """
     out_dir = Path(out)
     if out_dir.exists():
@@ -95,12 +98,15 @@ def report(
         },
         "stages": stages,
         "copy_audit": verdict,
+        "inserted": inserted is not None,
         "settings": {"training": configuration["arguments"], "versions": configuration["versions"]},
         "device": "cuda" if torch.cuda.is_available() else f"cpu, {os.cpu_count()} cores",
     }
 
     with new_folder(out_dir) as folder:
         save(sheet, folder / "real_and_synthetic.png")
+        if inserted is not None:
+            shutil.copyfile(Path(inserted) / "contact_sheet.png", folder / "inserted.png")
         _plot(log).savefig(folder / "loss_curve.png", dpi=100)
         write_json(folder / "report.json", facts, indent=2)
         write_index(folder, _page(title, facts, folder))
@@ -161,6 +167,9 @@ def _page(title: str, facts: dict, folder: Path) -> str:
         sheet=png_source((folder / "real_and_synthetic.png").read_bytes()),
         sheet_note="The first pairs of each set, not chosen; upper half label 0 (normal), lower half label 1 (lesion). "
         "Anatomy mask cyan, lesion mask red.",
+        inserted=png_source((folder / "inserted.png").read_bytes()) if facts["inserted"] else None,
+        inserted_note="Real normal films, the first ones, not chosen: the outlined lesion and its neighbourhood are generated, "
+        "the rest is the film to the pixel.",
         labels=facts["labels"],
         normal=str(NORMAL_LABEL),
         curve=png_source((folder / "loss_curve.png").read_bytes()),
