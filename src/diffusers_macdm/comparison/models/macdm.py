@@ -82,9 +82,9 @@ class MaCDM(GenerativeModel):
                 num_class_embeds=self.num_classes + 1,
                 augmentation_dim=AUGMENTATION_DIM,
             )
-            denoising_loss = DenoisingLoss(
-                HybridLoss(prediction_type=PREDICTION_TYPE), process, unet.config, PAIRS_ALONE, CLASS_DROPOUT, CLASS_DROPOUT
-            )
+            # The region weights of version 0.1.0, with which the published comparison was made.
+            loss = HybridLoss(lesion_region_weight=10.0, radiograph_region_weight=4.0, prediction_type=PREDICTION_TYPE)
+            denoising_loss = DenoisingLoss(loss, process, unet.config, PAIRS_ALONE, CLASS_DROPOUT, CLASS_DROPOUT)
             classifier_steps = max(1, round(CLASSIFIER_SHARE * budget.steps)) if self.guidance_scale else 0
             facts["denoiser"] = train(
                 unet,
