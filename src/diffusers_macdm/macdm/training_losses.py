@@ -123,13 +123,15 @@ class ClassificationTerms:
     Attributes:
         total: scalar, the mean over the labeled samples, to be differentiated.
         cross_entropy, accuracy: `[B]`; NaN where a sample has no label.
-        level: `[B]`, the timestep of the noisiest channel.
+        level: `[B]`, the timestep of the noisiest channel; that of the radiograph where the masks are dropped.
+        masks_dropped: bool `[B]`, True where the classifier saw the radiograph alone.
     """
 
     total: torch.Tensor
     cross_entropy: torch.Tensor
     accuracy: torch.Tensor
     level: torch.Tensor
+    masks_dropped: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -137,18 +139,47 @@ class ClassificationLoss:
     """Loss of the guidance classifier: cross-entropy on joint samples noised as the denoiser's are (ADM, arXiv 2105.05233,
     sec. 4).
 
+    The lesion mask gives the label away, so that a classifier that always has it never looks at the radiograph, and its
+    gradient there is nought. Dropped masks make it look: they are pure noise, which is the marginal of UniDiffuser (arXiv
+    2303.06555, sec. 3), where the other modality stands at its highest noise level.
+
+    Nothing is inserted into a given film here: the classifier judges a whole joint sample, and the share of insertion
+    practises pairs.
+
     Attributes:
-        process, task_probabilities: As in `DenoisingLoss`.
+        process, task_probabilities, timestep_probabilities: As in `DenoisingLoss`.
         config: Configuration of the classifier (`GuidanceClassifier`).
+        mask_dropout: Probability that a sample's masks are shown as pure noise, at the timestep T - 1, whatever its task; the
+            radiograph keeps its own timestep.
     """
 
     process: ForwardProcess
     config: object
     task_probabilities: Sequence[float]
+    mask_dropout: float = 0.0
+    timestep_probabilities: torch.Tensor | None = None
 
     def __call__(self, classifier, batch: dict[str, torch.Tensor]) -> ClassificationTerms:
+        """
+        Args:
+            batch: `joint_sample` `[B, 3, H, W]` in [-1, 1] and `class_label` `[B]`, where `num_classes` is "not known".
+        """
         clean = to_signal(batch["joint_sample"], self.config)  # [B, 3, H, W]
-        timesteps, noised, _ = draw_timesteps(len(clean), self.process.num_timesteps, self.task_probabilities, clean.device)
+        pairs, masks_to_image, image_to_masks, *insertion = self.task_probabilities
+        timesteps, noised, _ = draw_timesteps(  # [B, 3], [B, 3]
+            len(clean),
+            self.process.num_timesteps,
+            (pairs + sum(insertion), masks_to_image, image_to_masks),
+            clean.device,
+            timestep_probabilities=self.timestep_probabilities,
+        )
+        level = timesteps.amax(dim=1)  # [B]
+        dropped = torch.zeros_like(level, dtype=torch.bool)
+        if self.mask_dropout:  # without it nothing more is drawn: the trainings of before keep their random numbers
+            # Masks that are given as well: guidance with given masks can only act on the radiograph.
+            dropped = torch.rand(len(clean), device=clean.device) < self.mask_dropout
+            level = torch.where(dropped, timesteps[:, RADIOGRAPH], level)
+            clean, timesteps, noised = without_masks(clean, timesteps, noised, dropped, self.process.num_timesteps)
         noisy = self.process.sample(clean, timesteps, noised).noisy
         logits = classifier(noisy, timesteps[:, RADIOGRAPH], mask_timestep=timesteps[:, ANATOMY_MASK])  # [B, K]
 
@@ -161,5 +192,28 @@ class ClassificationLoss:
             total=(cross_entropy * known).sum() / known.sum().clamp(min=1),
             cross_entropy=cross_entropy.detach().masked_fill(~known, torch.nan),
             accuracy=correct.masked_fill(~known, torch.nan),
-            level=timesteps.amax(dim=1),
+            level=level,
+            masks_dropped=dropped,
         )
+
+
+def without_masks(
+    clean: torch.Tensor, timesteps: torch.Tensor, noised: torch.Tensor, dropped: torch.Tensor, num_timesteps: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Make the masks of the `dropped` samples pure noise: nothing of them is left to be noised, at the timestep T - 1.
+
+    Noised there as they are, a trace of them would stay, and in its many pixels a large lesion could still be found.
+
+    Args:
+        clean: `[B, 3, H, W]`.
+        timesteps: int64 `[B, 3]`.
+        noised: bool `[B, 3]`.
+        dropped: bool `[B]`.
+        num_timesteps: T.
+
+    Returns:
+        The first three as `ForwardProcess.sample` takes them; other samples and the radiographs are as they were.
+    """
+    hidden = dropped[:, None].repeat(1, clean.shape[1])  # [B, 3]
+    hidden[:, RADIOGRAPH] = False
+    return clean.masked_fill(hidden[:, :, None, None], 0), timesteps.masked_fill(hidden, num_timesteps - 1), noised | hidden

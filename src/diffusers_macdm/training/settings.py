@@ -223,6 +223,12 @@ class ClassifierSettings(TrainingSettings):
     """Train the noise-aware guidance classifier of MaC-DM under `accelerate launch`.
 
     It is written to --output_dir/guidance_classifier, as a component of the pipeline that is there or will be.
+
+    Attributes:
+        mask_dropout: Share of samples whose masks are shown as pure noise, so that the classifier must look at the radiograph:
+            without it it reads the lesion mask alone, and guides nothing else.
+        validation_steps: Classify the labeled validation cases at several noise levels every so many updates and at the end;
+            0 is off. It needs a validation split.
     """
 
     max_train_steps: int = 5000
@@ -231,10 +237,16 @@ class ClassifierSettings(TrainingSettings):
     layers_per_block: int = 1
     use_ema: bool = False
     adam_weight_decay: float = 0.05
+    mask_dropout: float = 0.5
+    validation_steps: int = 500
 
     def check(self) -> None:
         """Raise `ValueError` for options that no later step would refuse by name."""
         super().check()
+        if not 0 <= self.mask_dropout <= 1:
+            raise ValueError(f"--mask_dropout {self.mask_dropout} is not allowed: a probability from 0 to 1.")
+        if self.validation_steps < 0:
+            raise ValueError(f"--validation_steps {self.validation_steps} is not allowed: it must be 0 (off) or more.")
         if self.push_to_hub and not (Path(self.output_dir) / "model_index.json").is_file():
             raise ValueError(
                 f"--push_to_hub publishes a whole pipeline, and there is none in {self.output_dir} yet: give it to "
