@@ -34,7 +34,7 @@ def quality():
 
 def test_every_candidate_has_options_that_the_training_takes(quality):
     by_name = {candidate.name: candidate for candidate in quality.CANDIDATES}
-    assert len(by_name) == len(quality.CANDIDATES) and {"paper", "v"} <= set(by_name)
+    assert len(by_name) == len(quality.CANDIDATES) and {"paper", "clean"} <= set(by_name)
     for candidate in quality.CANDIDATES:
         base = by_name[candidate.same_training_as or candidate.name]
         assert base.same_training_as is None and not (candidate.same_training_as and candidate.training)

@@ -60,11 +60,11 @@ def test_demo_ends_with_a_picture_and_a_page(demo):
     page = (out / "report/index.html").read_text()
     embedded = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
     assert Image.open(io.BytesIO(base64.b64decode(embedded[0]))).size == picture.size
-    assert len(embedded) == 2 and "http" not in page.replace("http-equiv", "")  # nothing is fetched from anywhere
+    assert len(embedded) == 3 and "http" not in page.replace("http-equiv", "")  # nothing is fetched from anywhere
     facts = json.loads((out / "report/report.json").read_text())
     assert [(row["label"], row["num_pairs"]) for row in facts["labels"]] == [("0", 2), ("1", 2)]
     assert facts["training"]["steps"] == 2 and set(facts["shown"]) == {"real", "synthetic"}
-    assert list(facts["stages"]) == ["phantom", "guidance classifier", "denoiser", "generate", "audit"]
+    assert list(facts["stages"]) == ["phantom", "guidance classifier", "denoiser", "generate", "insertion", "audit"]
     verdict = json.loads((out / "audit/audit.json").read_text())["verdict"]
     assert facts["copy_audit"] == verdict and verdict in result.stdout and html.unescape(page).count(verdict) == 1
 
@@ -103,7 +103,7 @@ def test_demo_writes_the_card_of_its_model(demo):
 def test_demo_continues_and_refuses_other_settings(demo, monkeypatch, capfd):
     out, _ = demo
     page = (out / "report/index.html").read_bytes()
-    assert not run_here(monkeypatch, out) and capfd.readouterr().out.count("done already") == 5
+    assert not run_here(monkeypatch, out) and capfd.readouterr().out.count("done already") == 6
     assert (out / "report/index.html").read_bytes() == page
     assert "num_pairs" in run_here(monkeypatch, out, num_pairs=6)
 

@@ -10,8 +10,14 @@ from launching import RESUMABLE, launch, launch_and_kill, run_here
 from diffusers_macdm.phantom import write_phantom
 
 
-# The denoiser's further options in these runs: a grid of samples, and a weak_unet.
-DENOISER = {"validation_steps": 15, "num_validation_samples": 4, "ddpm_num_inference_steps": 2, "weak_unet_step": 4}
+# The denoiser's further options in these runs: a grid of samples, a weak_unet, and the formulation that has the most terms.
+DENOISER = {
+    "formulation": "paper",
+    "validation_steps": 15,
+    "num_validation_samples": 4,
+    "ddpm_num_inference_steps": 2,
+    "weak_unet_step": 4,
+}
 
 
 @pytest.fixture(scope="session")
