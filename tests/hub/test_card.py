@@ -299,7 +299,7 @@ def test_set_of_other_weights_or_of_real_cases_is_refused(model, synthetic, tmp_
     write_phantom(tmp_path / "phantom", num_normal=2, num_lesion=2, size=32, seed=0)
     case = {"from_data": tmp_path / "phantom", "strength": 0.5}
     generate(model, variations, 2, num_inference_steps=2, device="cpu", progress=False, **case)
-    with pytest.raises(ValueError, match="without --from and --masks-from"):
+    with pytest.raises(ValueError, match="without --from, --masks-from and --insert-into"):
         model_card(model, REPO, synthetic_dir=variations)
     card = dataset_card(variations, REPO)  # where it belongs, with the warning
     assert "must be treated as that patient's film" in card
