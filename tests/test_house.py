@@ -35,7 +35,7 @@ LAYERS = (
     ("evaluation", "quality"),
     ("generate",),
     ("audit",),
-    ("hub.loading", "generate.pairs"),
+    ("hub.loading", "generate.pairs", "generate.insertion"),
     ("provenance",),
     ("data", "phantom", "report", "conversion"),
     (
