@@ -3,6 +3,7 @@
 import inspect
 import json
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -34,6 +35,7 @@ from known_pipelines import (
 from tiny_models import tiny_classifier, tiny_pipeline, tiny_unet
 
 from diffusers_macdm import MaCDMPipeline, MaCDMPipelineOutput
+from diffusers_macdm.macdm.schedulers import VARIANCE_TYPES
 
 
 # ------------------------------------------------------------------------------------------ four uses, every scheduler
@@ -116,10 +118,16 @@ def test_perfect_denoiser_returns_what_it_knows(name, config):
 
 
 @pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
-def test_the_last_step_adds_no_noise(spacing):
+@pytest.mark.parametrize("variance_type", VARIANCE_TYPES)
+@pytest.mark.parametrize("name", ["DDPMScheduler", "DDPMParallelScheduler"])
+def test_the_last_step_adds_no_noise(name, variance_type, spacing):
     """DDPM with the largest learned variance: with trailing timesteps the last one is not 0, and still nothing is added."""
     pipe = knowing_pipeline("DDPM", {"timestep_spacing": spacing}, v=1.0)
-    latents, _ = final_latents(pipe, class_labels=1, num_inference_steps=5, generator=generators(0)[0])
+    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config, variance_type=variance_type)
+    for steps in (1, 5, 50):
+        latents, _ = final_latents(pipe, class_labels=1, num_inference_steps=steps, generator=generators(0)[0])
+        torch.testing.assert_close(latents, pipe.unet.signal, rtol=0, atol=2e-3)
+    latents, _ = final_latents(pipe, **real_case(), strength=0.5, class_labels=1, num_inference_steps=5)
     torch.testing.assert_close(latents, pipe.unet.signal, rtol=0, atol=2e-3)
 
 

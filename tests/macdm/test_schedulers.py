@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
+    DDPMParallelScheduler,
     DDPMScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
@@ -84,6 +85,13 @@ def test_refused_schedulers(name, reason):
         (HeunDiscreteScheduler, {}, r"another noise schedule .* HeunDiscreteScheduler.from_config\(pipe.scheduler.config\)"),
         (DDIMScheduler, {"num_train_timesteps": 500}, "another noise schedule"),
         (DDPMScheduler, {"variance_type": "learned"}, "variance_type='learned'.* use variance_type='learned_range'"),
+        (DDPMScheduler, {"variance_type": "fixed_large_log"}, "'fixed_large_log'.* NaN: use variance_type='fixed_large'"),
+        (DDPMParallelScheduler, {"variance_type": "fixed_large_log"}, "DDPMParallelScheduler has .*'fixed_large_log'.* NaN"),
+        (
+            DDPMScheduler,
+            {"variance_type": "fixd"},
+            "'fixd', but there is no such type: use one of fixed_small, .*learned_range",
+        ),
     ],
 )
 def test_refused_settings(cls, config, message):

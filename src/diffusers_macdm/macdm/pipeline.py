@@ -27,6 +27,7 @@ from .schedulers import (
     check_process,
     keep_values,
     step_arguments,
+    take_step,
     takes_learned_variance,
     traits,
 )
@@ -234,8 +235,9 @@ class MaCDMPipeline(DiffusionPipeline):
                     continue
                 model_input, conditions = self.prepare_model_input(latents, t, case, noise, process)
                 prediction, variance = denoiser(model_input, t, labels, **conditions)  # [B, 3, H, W] each
-                output = self.scheduler_input(prediction, variance, is_last=i == len(timesteps) - 1)
-                latents = self.scheduler.step(output, t, latents, **further, return_dict=False)[0]  # [B, 3, H, W]
+                output = self.scheduler_input(prediction, variance)
+                is_last = i == len(timesteps) - 1
+                latents = take_step(self.scheduler, output, t, latents, is_last, **further)  # [B, 3, H, W]
 
                 if callback_on_step_end is not None:
                     tensors = {"latents": latents, "class_labels": labels}
@@ -362,15 +364,11 @@ class MaCDMPipeline(DiffusionPipeline):
             timesteps["mask_timestep"] = torch.zeros_like(t) if masks_kept else t
         return model_input, timesteps
 
-    def scheduler_input(self, prediction: torch.Tensor, variance: torch.Tensor | None, is_last: bool) -> torch.Tensor:
+    def scheduler_input(self, prediction: torch.Tensor, variance: torch.Tensor | None) -> torch.Tensor:
         """Join the learned variance to the prediction for a scheduler that uses it: `[B, 3 or 6, H, W]`."""
         # It goes on to DDPM alone: other schedulers would take it for further channels.
         if variance is None or not takes_learned_variance(self.scheduler):
             return prediction
-        if is_last:
-            # The last step ends at the clean sample, so no noise is added. DDPM leaves it out at t = 0 alone, where
-            # `timestep_spacing="trailing"` does not end; the lower bound of the variance is 0 there.
-            variance = torch.full_like(variance, -1.0)
         return torch.cat([prediction, variance], dim=1)
 
     def decode(self, latents: torch.Tensor, case: Case, labels: torch.Tensor, refine_masks: bool, output_type: str) -> tuple:

@@ -23,7 +23,8 @@ class Traits:
     Attributes:
         refused: Why it cannot sample from this model, although it has the right tables (`betas`, `alphas_cumprod`).
         starts_from_noise: Why it cannot start half-way, from a real case.
-        takes_variance: Its step uses the learned variance; others ignore it, broadcast it or slice it off.
+        takes_variance: Its step uses a variance, the learned one if asked to (others ignore it, broadcast it or slice it off),
+            and draws noise of it in the last step, too, unless that is at t = 0.
         steps_back_evenly: Its step goes from t to t - T // n instead of to the next timestep of the schedule.
     """
 
@@ -53,6 +54,19 @@ SCHEDULERS = {
     "CogVideoXDDIMScheduler": Traits(refused="it has a process of its own for video"),
     "CogVideoXDPMScheduler": Traits(refused="it has a process of its own for video"),
     "DDPMWuerstchenScheduler": Traits(refused="it has a process of its own with continuous timesteps"),
+}
+
+# Of the schedulers that take one: what their step makes of it is finite and what the network was trained for.
+VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "learned_range")
+REFUSED_VARIANCE_TYPES = {  # the reason, and what to use instead
+    "learned": (
+        "the network predicts the interpolation between the bounds (Improved DDPM eq. 15)",
+        "variance_type='learned_range'",
+    ),
+    "fixed_large_log": (
+        "its step takes that logarithm for the variance itself and puts out NaN",
+        "variance_type='fixed_large', the same variance",
+    ),
 }
 
 # The noise schedules of all schedulers that the pipeline takes follow from the same keys of their configurations.
@@ -190,11 +204,10 @@ def check_output(scheduler: SchedulerMixin, unet) -> None:
             f"{name} has variance_type={config.variance_type!r}, but the network has no learned variance "
             f"(out_channels={unet.config.out_channels}): use variance_type='fixed_small'."
         )
-    if traits(scheduler).takes_variance and config.variance_type == "learned":
-        raise ValueError(
-            f"{name} has variance_type='learned', but the network predicts the interpolation between the bounds "
-            "(Improved DDPM eq. 15): use variance_type='learned_range'."
-        )
+    if traits(scheduler).takes_variance and config.variance_type not in VARIANCE_TYPES:
+        unknown = ("there is no such type", f"one of {', '.join(VARIANCE_TYPES)}")
+        reason, instead = REFUSED_VARIANCE_TYPES.get(config.variance_type, unknown)
+        raise ValueError(f"{name} has variance_type={config.variance_type!r}, but {reason}: use {instead}.")
 
 
 def begin_index(scheduler: SchedulerMixin, strength: float, num_inference_steps: int) -> int:
@@ -226,3 +239,20 @@ def step_arguments(scheduler: SchedulerMixin, **arguments) -> dict[str, Any]:
     """Return those of the arguments that the scheduler's step takes (`generator` and `eta` are not taken by all)."""
     accepted = inspect.signature(scheduler.step).parameters
     return {name: value for name, value in arguments.items() if name in accepted}
+
+
+def take_step(
+    scheduler: SchedulerMixin, output: torch.Tensor, t: torch.Tensor, latents: torch.Tensor, is_last: bool, **arguments
+) -> torch.Tensor:
+    """Step from level `t` to the next one of the schedule, or, in the last step, to the clean sample: `[B, C, H, W]`.
+
+    Args:
+        output: `[B, C or 2C, H, W]`, as the scheduler takes it.
+        t: the element of `scheduler.timesteps`.
+        latents: `[B, C, H, W]`.
+        arguments: further ones of the scheduler's step; see `step_arguments`.
+    """
+    result = scheduler.step(output, t, latents, **arguments)
+    # DDPM's mean is the clean prediction in the last step; it adds noise unless that is at t = 0, where
+    # `timestep_spacing="trailing"` does not end.
+    return result.pred_original_sample if is_last and traits(scheduler).takes_variance else result.prev_sample
