@@ -13,8 +13,8 @@ WORDS = (["--block_out_channels", "8", "16"], ["--formulation=paper", "--block_o
 def test_the_formulations():
     """The default predicts the clean sample and samples by DDIM; one option brings the paper's; what is given goes first."""
     clean, paper = (parse_settings(DenoiserSettings, [*words, "--train_data_dir", "x"]) for words in WORDS)
-    assert (clean.prediction_type, clean.loss_space, clean.learned_variance) == ("sample", "v_prediction", False)
-    assert (paper.prediction_type, paper.loss_space, paper.learned_variance) == ("epsilon", None, True)
+    assert (clean.prediction_type, hybrid_loss(clean).loss_space, clean.learned_variance) == ("sample", "v_prediction", False)
+    assert (paper.prediction_type, hybrid_loss(paper).loss_space, paper.learned_variance) == ("epsilon", None, True)
     assert (clean.noise_levels, paper.noise_levels) == ("lognormal", "uniform")
     for settings, scheduler, channels in ((clean, "DDIMScheduler", 3), (paper, "DDPMScheduler", 6)):
         settings.check()

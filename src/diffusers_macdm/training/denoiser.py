@@ -40,6 +40,9 @@ logger = logging.getLogger("macdm.training")
 
 
 def hybrid_loss(settings: DenoiserSettings) -> HybridLoss:
+    loss_space = settings.loss_space
+    if loss_space is None and settings.prediction_type == "sample" and settings.snr_gamma is None:
+        loss_space = "v_prediction"  # the plain error leaves the low noise levels without weight
     return HybridLoss(
         lambda_vlb=settings.lambda_vlb,
         lambda_perceptual=settings.lambda_perceptual,
@@ -49,7 +52,7 @@ def hybrid_loss(settings: DenoiserSettings) -> HybridLoss:
         radiograph_region_weight=settings.radiograph_region_weight,
         min_snr_gamma=settings.snr_gamma,
         prediction_type=settings.prediction_type,
-        loss_space=settings.loss_space,
+        loss_space=loss_space,
     )
 
 

@@ -21,7 +21,6 @@ FORMULATIONS: dict[str, dict] = {
     "clean": {},
     "paper": {
         "prediction_type": "epsilon",
-        "loss_space": None,
         "learned_variance": True,
         "noise_levels": "uniform",
         "task_probabilities": (0.7, 0.15, 0.15),
@@ -272,7 +271,7 @@ class DenoiserSettings(TrainingSettings):
         pretrained_new_attention_order: Set where such a file has use_new_attention_order.
         guidance_classifier: Folder of the trained classifier, to put into the pipeline; the one in --output_dir when not given.
         prediction_type: What the network predicts; epsilon is the paper's.
-        loss_space: What its squared error is measured in; that of the prediction when not given.
+        loss_space: What its squared error is measured in; when not given, v for a clean sample and else the prediction itself.
         learned_variance: Predict a variance too, which L_vlb trains and DDPMScheduler samples with.
         detail_channels: Channels of a convolutional head at full resolution, for --patch_size above 1; 0 is none.
         class_dropout: Share of samples shown with the null label.
@@ -310,7 +309,7 @@ class DenoiserSettings(TrainingSettings):
     # The paper predicts the noise (epsilon). A network of the size that small sets allow cannot carry the noise through:
     # predicting noise or v, it leaves grain in the film; the clean sample needs no noise to pass it (arXiv 2511.13720).
     prediction_type: Literal["epsilon", "v_prediction", "sample"] = "sample"
-    loss_space: Literal["epsilon", "v_prediction", "sample"] | None = "v_prediction"
+    loss_space: Literal["epsilon", "v_prediction", "sample"] | None = None
     learned_variance: bool = False
     detail_channels: int = 0
     class_dropout: float = 0.1
