@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--num_normal", type=int, default=177, help="Training cases.")
     parser.add_argument("--num_lesion", type=int, default=73, help="Training cases.")
     parser.add_argument("--classifier_steps", type=int, default=300)
-    parser.add_argument("--denoiser_steps", type=int, default=2000)
+    parser.add_argument("--denoiser_steps", type=int, default=1600)
     parser.add_argument("--num_pairs", type=int, default=64, help="Synthetic pairs, half of them with a lesion.")
     parser.add_argument("--seed", type=int, default=0)
     try:
