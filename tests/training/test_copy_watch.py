@@ -72,8 +72,8 @@ def test_losses_and_gap_are_those_of_a_direct_computation(audited):
             for sample, label in zip(samples, labels, strict=True):
                 noisy = abar.sqrt() * sample + (1 - abar).sqrt() * noises[level]
                 with torch.no_grad():
-                    v = unet(noisy, timestep, class_labels=torch.full((4,), label)).sample[:, :3]
-                error = abar.sqrt() * v + (1 - abar).sqrt() * noisy - noises[level]
+                    clean = unet(noisy, timestep, class_labels=torch.full((4,), label)).sample
+                error = (noisy - abar.sqrt() * clean) / (1 - abar).sqrt() - noises[level]
                 expected[side, level] += error.square().mean().item() / len(samples)
     assert abs(expected[1] - expected[0]).max() > 1e-4
     assert list(result["train_loss"].values()) == pytest.approx(expected[0], rel=1e-4)

@@ -124,7 +124,7 @@ def test_the_record_tells_the_leak_guard_what_was_trained_on(phantom, denoiser_r
 
 def test_the_record_goes_on_from_that_of_the_pretrained_weights(phantom, denoiser_run, tmp_path):
     theirs = json.loads((denoiser_run / "training_config.json").read_text())["data"]
-    values = {"train_data_dir": phantom, "samples_per_class": [2, 2], "dropout": 0.1}
+    values = {"train_data_dir": phantom, "samples_per_class": [2, 2], "dropout": 0.1, "learned_variance": True}
     ours = resolve_here("train_macdm", pretrained_unet=denoiser_run / "unet", **values)["configuration"]
     (earlier,) = ours["earlier_trainings"]
     assert earlier == {name: theirs[name] for name in ("patients", "image_sha256")} and len(earlier["image_sha256"]) == 10
@@ -355,10 +355,12 @@ def test_architecture_from_a_config(phantom, denoiser_run):
         train_data_dir=phantom,
         model_config_name_or_path=denoiser_run / "unet" / "config.json",
         block_out_channels=[16, 32],  # not read
+        learned_variance=True,
     )["unet"]
     assert tuple(unet.config.block_out_channels) == (8, 16) and unet.config.dropout == 0.1
-    with pytest.raises(ValueError, match="sample_size=32, but the data and the options need 64"):
-        resolve_here("train_macdm", train_data_dir=phantom, model_config_name_or_path=denoiser_run / "unet", resolution=64)
+    for values, message in (({"resolution": 64}, "sample_size=32.*need 64"), ({}, "out_channels=6.*--learned_variance")):
+        with pytest.raises(ValueError, match=message):
+            resolve_here("train_macdm", train_data_dir=phantom, model_config_name_or_path=denoiser_run / "unet", **values)
 
 
 def test_unlabeled_cases_are_trained_under_the_null_label(phantom, tmp_path):

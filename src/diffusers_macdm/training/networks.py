@@ -128,7 +128,8 @@ def build_unet(settings: DenoiserSettings, num_classes: int, augmentation_dim: i
     for name, value in needed.items():
         found = unet.config[name]
         if (tuple(found) if isinstance(found, list | tuple) else found) != value:
-            raise ValueError(f"The denoiser given has {name}={found}, but the data and the options need {value}.")
+            hint = " (with or without --learned_variance)" if name == "out_channels" else ""
+            raise ValueError(f"The denoiser given has {name}={found}, but the data and the options need {value}{hint}.")
     return unet
 
 
