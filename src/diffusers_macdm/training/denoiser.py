@@ -53,6 +53,7 @@ def hybrid_loss(settings: DenoiserSettings) -> HybridLoss:
         min_snr_gamma=settings.snr_gamma,
         prediction_type=settings.prediction_type,
         loss_space=loss_space,
+        sigma_floor=settings.sigma_floor,
     )
 
 

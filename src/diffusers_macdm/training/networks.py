@@ -113,6 +113,9 @@ def build_unet(settings: DenoiserSettings, num_classes: int, augmentation_dim: i
             up_block_types=up_block_types,
             out_channels=len(CHANNELS) * (2 if settings.learned_variance else 1),
             detail_channels=settings.detail_channels,
+            film_noise=settings.film_noise,
+            num_train_timesteps=settings.ddpm_num_steps if settings.film_noise else None,
+            beta_schedule=settings.ddpm_beta_schedule if settings.film_noise else "linear",
             num_class_embeds=num_classes + 1,
             augmentation_dim=augmentation_dim,
         )

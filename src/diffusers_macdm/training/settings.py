@@ -273,7 +273,9 @@ class DenoiserSettings(TrainingSettings):
         prediction_type: What the network predicts; epsilon is the paper's.
         loss_space: What its squared error is measured in; when not given, v for a clean sample and else the prediction itself.
         learned_variance: Predict a variance too, which L_vlb trains and DDPMScheduler samples with.
+        sigma_floor: Smallest noise level that --loss_space divides the error of a clean sample by.
         detail_channels: Channels of a convolutional head at full resolution, for --patch_size above 1; 0 is none.
+        film_noise: Largest standard deviation of the film's own noise, of films in [-1, 1]; 0 leaves it to the network.
         class_dropout: Share of samples shown with the null label.
         class_dropout_image_to_masks: The same for image -> masks, which is mostly used on cases without a label.
         lambda_vlb: Weight of L_vlb; 0 is off.
@@ -310,8 +312,10 @@ class DenoiserSettings(TrainingSettings):
     # predicting noise or v, it leaves grain in the film; the clean sample needs no noise to pass it (arXiv 2511.13720).
     prediction_type: Literal["epsilon", "v_prediction", "sample"] = "sample"
     loss_space: Literal["epsilon", "v_prediction", "sample"] | None = None
+    sigma_floor: float = _LOSS.sigma_floor
     learned_variance: bool = False
     detail_channels: int = 0
+    film_noise: float = 0.0
     class_dropout: float = 0.1
     class_dropout_image_to_masks: float = 0.5
     lambda_vlb: float = _LOSS.lambda_vlb
@@ -341,6 +345,13 @@ class DenoiserSettings(TrainingSettings):
     def check(self) -> None:
         """Raise `ValueError` for options that no later step would refuse by name."""
         super().check()
+        if not 0 <= self.film_noise < 1:
+            raise ValueError(f"--film_noise {self.film_noise} is not allowed: 0 (not modelled) or more, below 1.")
+        if self.film_noise and self.prediction_type != "sample":
+            raise ValueError(
+                f"--film_noise {self.film_noise} with --prediction_type {self.prediction_type} is not allowed: it belongs to a "
+                "network that predicts the clean 'sample'."
+            )
         for name in ("class_dropout", "class_dropout_image_to_masks"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name} {getattr(self, name)} is not allowed: a probability from 0 to 1.")
