@@ -23,13 +23,13 @@ from ..files import new_folder, replace_folder, scratch_folder
 from ..macdm import GuidanceClassifier, MaCDMPipeline, MaCDMUNet2DModel
 from ..macdm.forward_process import TASKS, ForwardProcess
 from ..macdm.joint_sample import CHANNELS
-from ..macdm.loss import HybridLoss
 from ..macdm.training_losses import DenoisingLoss
 from ..report.contact_sheet import contact_sheet, save
 from . import copy_watch
 from .averages import by_quartile
 from .checkpoints import checkpoint_step, prepare_output, truncate_log
 from .data import augmentation_dim, describe_data, earlier_trainings, load_training_data
+from .formulations import hybrid_loss
 from .loop import parse_settings, run_script, start, train
 from .networks import build_unet, find_classifier, timestep_probabilities, training_scheduler
 from .records import keep_classifier_record, prepare_push, print_record, push, record, write_record
@@ -37,24 +37,6 @@ from .settings import DenoiserSettings
 
 
 logger = logging.getLogger("macdm.training")
-
-
-def hybrid_loss(settings: DenoiserSettings) -> HybridLoss:
-    loss_space = settings.loss_space
-    if loss_space is None and settings.prediction_type == "sample" and settings.snr_gamma is None:
-        loss_space = "v_prediction"  # the plain error leaves the low noise levels without weight
-    return HybridLoss(
-        lambda_vlb=settings.lambda_vlb,
-        lambda_perceptual=settings.lambda_perceptual,
-        channel_weights=tuple(settings.loss_channel_weights),
-        lesion_region_weight=settings.lesion_region_weight,
-        lesion_region_radius=settings.lesion_region_radius,
-        radiograph_region_weight=settings.radiograph_region_weight,
-        min_snr_gamma=settings.snr_gamma,
-        prediction_type=settings.prediction_type,
-        loss_space=loss_space,
-        sigma_floor=settings.sigma_floor,
-    )
 
 
 def denoising_loss(settings: DenoiserSettings, process: ForwardProcess, config, features):

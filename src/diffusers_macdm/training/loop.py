@@ -32,7 +32,8 @@ from ..parsing import parse
 from ..progress import Progress
 from .averages import Averages
 from .checkpoints import checkpoint_step, save_checkpoint, truncate_log
-from .settings import FORMULATIONS, RENAMED, TrainingSettings
+from .formulations import FORMULATIONS
+from .settings import RENAMED, TrainingSettings
 
 
 logger = logging.getLogger("macdm.training")
