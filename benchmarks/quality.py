@@ -73,9 +73,11 @@ class Candidate:
 DPM = {
     "scheduler": "DPMSolverMultistepScheduler",
     "scheduler_config": {"use_karras_sigmas": True, "timestep_spacing": "trailing"},
-    "sampling": {"num_inference_steps": 20},
+    "sampling": {"num_inference_steps": 25},
 }
-GUIDED = {"num_inference_steps": 50, "classifier_free_guidance_scale": 2.0}
+SDE = {**DPM, "scheduler_config": {**DPM["scheduler_config"], "algorithm_type": "sde-dpmsolver++"}}
+DDIM = {"scheduler": "DDIMScheduler"}
+GUIDED = {"num_inference_steps": 25, "classifier_free_guidance_scale": 1.5}
 
 
 def options(text: str) -> tuple[str, ...]:
@@ -86,12 +88,17 @@ def options(text: str) -> tuple[str, ...]:
 NETWORK = options(
     "--block_out_channels 64 64 96 --layers_per_block 1 --patch_size 2 --no-augment --train_batch_size 8 --learning_rate 1.2e-3"
     " --task_probabilities 0.9 0.05 0.05 --lesion_region_weight 1 --radiograph_region_weight 1 --loss_channel_weights 1 1 1"
+    " --film_noise 0 --sigma_floor 0.05"
 )
 LEARNED = "--learned_variance --noise_levels uniform"
 CLEAN = "--prediction_type sample --loss_space v_prediction --no-learned_variance"
 LOGNORMAL = f"{CLEAN} --noise_levels lognormal --noise_level_mean -0.4 --noise_level_std 1.4"
-PATCH4 = f"{LOGNORMAL} --patch_size 4 --train_batch_size 16"
+PATCH4 = f"{LOGNORMAL} --patch_size 4 --train_batch_size 32"
 WIDE = "--block_out_channels 96 96 128"
+NOISE = f"{PATCH4} --film_noise 0.04 --sigma_floor 0.01"
+LESION = f"{NOISE} --loss_channel_weights 1 1 3"
+LEVELS = f"{LESION} --noise_level_mean -0.3 --noise_level_std 1.8"
+DEEP = f"{LEVELS} --layers_per_block 2 --attention_levels 2"
 CANDIDATES = (
     Candidate(
         "paper",
@@ -104,7 +111,7 @@ CANDIDATES = (
         same_training_as="paper",
         scheduler_config={"variance_type": "fixed_small"},
     ),
-    Candidate("paper-ddim", "the same, by DDIM", same_training_as="paper", scheduler="DDIMScheduler"),
+    Candidate("paper-ddim", "the same, by DDIM", same_training_as="paper", **DDIM),
     Candidate(
         "v-regions",
         "v predicted, the lesion's region weighted (default of 0.1); DDPM",
@@ -113,21 +120,30 @@ CANDIDATES = (
             " --lesion_region_weight 10 --radiograph_region_weight 4"
         ),
     ),
-    Candidate("v-regions-ddim", "the same, by DDIM", same_training_as="v-regions", scheduler="DDIMScheduler"),
-    Candidate("clean-uniform", "clean sample predicted, error of v; DDIM", options(f"{CLEAN} --noise_levels uniform")),
-    Candidate("clean", "the same, log-normal noise levels", options(LOGNORMAL)),
-    Candidate("patch4", "clean, patches of 4 px, 96 to 128 channels, batches of 16", options(f"{PATCH4} {WIDE}")),
-    Candidate("patch4-narrow", "the same, 64 to 96 channels", options(PATCH4)),
-    Candidate("patch4-head", "patch4 with a head at full resolution", options(f"{PATCH4} {WIDE} --detail_channels 16")),
-    Candidate("patch4-dpm", "patch4 by DPM-Solver++ in 20 steps", same_training_as="patch4", **DPM),
-    Candidate("patch4-25", "patch4 by DDIM in 25 steps", same_training_as="patch4", sampling={"num_inference_steps": 25}),
-    Candidate("patch4-guided", "patch4, classifier-free guidance 2", same_training_as="patch4", sampling=GUIDED),
-    Candidate("clean-dpm", "clean by DPM-Solver++ in 20 steps", same_training_as="clean", **DPM),
-    Candidate("clean-guided", "clean, classifier-free guidance 2", same_training_as="clean", sampling=GUIDED),
+    Candidate("v-regions-ddim", "the same, by DDIM", same_training_as="v-regions", **DDIM),
+    Candidate("clean-uniform", "clean sample predicted, error of v; DDIM", options(f"{CLEAN} --noise_levels uniform"), **DDIM),
+    Candidate("clean", "the same, log-normal noise levels", options(LOGNORMAL), **DDIM),
+    Candidate("clean-dpm", "the same, by DPM-Solver++ in 25 steps", same_training_as="clean", **DPM),
+    Candidate("patch4", "clean, patches of 4 px, 96 to 128 channels, batches of 32", options(f"{PATCH4} {WIDE}"), **DDIM),
+    Candidate("patch4-dpm", "the same, by DPM-Solver++ in 25 steps", same_training_as="patch4", **DPM),
+    Candidate("patch4-sde", "the same, by stochastic DPM-Solver++", same_training_as="patch4", **SDE),
+    Candidate("patch4-head", "the same, a head at full resolution", options(f"{PATCH4} {WIDE} --detail_channels 16"), **SDE),
+    Candidate("noise", "patch4-sde that models the film's noise", options(f"{NOISE} {WIDE}"), **SDE),
+    Candidate("noise-narrow", "the same, 64 to 96 channels", options(NOISE), **SDE),
+    Candidate("noise-lesion", "the same, the lesion mask's error weighted 3", options(LESION), **SDE),
+    Candidate("noise-levels", "the same, noise levels of mean -0.3 and deviation 1.8", options(LEVELS), **SDE),
     Candidate(
-        "clean-insertion",
-        "clean, a fifth of the training on insertion, augmentation with p = 0.12",
-        options(f"{LOGNORMAL} --task_probabilities 0.6 0.1 0.1 0.2 --augment"),
+        "noise-levels-guided",
+        "the same, classifier-free guidance 1.5",
+        same_training_as="noise-levels",
+        **{**SDE, "sampling": GUIDED},
+    ),
+    Candidate("noise-deep", "noise-levels, two blocks and attention at two resolutions", options(DEEP), **SDE),
+    Candidate(
+        "noise-insertion",
+        "noise-levels, a fifth of the training on insertion, augmentation with p = 0.12",
+        options(f"{LEVELS} --task_probabilities 0.7 0.05 0.05 0.2 --augment"),
+        **SDE,
     ),
 )
 
