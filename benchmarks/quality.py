@@ -32,7 +32,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "pipelines"))
 
-from stages import mixed_precision  # noqa: E402
+from stages import mixed_precision, seconds_of, seconds_per_update  # noqa: E402
 
 from diffusers_macdm.data.cases import Cases, load_cases  # noqa: E402
 from diffusers_macdm.files import SETTINGS_FILE, begin, new_file, read_json, write_json, write_text  # noqa: E402
@@ -150,7 +150,7 @@ CANDIDATES = (
 DATA = {"phantom48": 48, "phantom64": 64, "fracatlas64": 64}  # -> side in pixels
 NUM_NORMAL, NUM_LESION = 177, 73  # training cases of the phantom, as many as the paper has
 FRESH = {"num_normal": 102, "num_lesion": 154}  # with those held out of the training set, 192 of each label
-PROBE_UPDATES, PROBE_WARM_UP, LOG_EVERY = 30, 10, 10
+LOG_EVERY = 10
 SHOWN = 16
 TRAINING_CASES = "training_cases.json"  # measures of the real training cases, as if a model had made them
 # glibc's defaults give memory back to the system and take it again in every update, which costs a third of the time.
@@ -209,12 +209,7 @@ def train(args: argparse.Namespace, data: Path, candidate: Candidate) -> Path:
     common += ["--seed", str(args.seed), "--audit_steps", "0", "--validation_steps", "1000000", "--report_to", "none"]
     common += ["--logging_steps", str(LOG_EVERY)]
     if not facts_file.is_file():
-        probe = folder / "probe"
-        shutil.rmtree(probe, ignore_errors=True)
-        launch(args, [*common, "--output_dir", str(probe), "--max_train_steps", str(PROBE_UPDATES)])
-        seconds, _ = seconds_of(probe, after=PROBE_WARM_UP)
-        per_update = seconds / (PROBE_UPDATES - PROBE_WARM_UP)
-        shutil.rmtree(probe)
+        per_update = seconds_per_update(folder / "probe", lambda words: launch(args, [*common, *words]))
         write_json(facts_file, {"seconds_per_update": per_update, "steps": max(1, int(60 * args.budget_minutes / per_update))})
     facts = read_json(facts_file)
     steps = facts["steps"]
@@ -239,20 +234,6 @@ def launch(args: argparse.Namespace, words: Sequence[str]) -> None:
     finished = subprocess.run([sys.executable, *command], env=environment)
     if finished.returncode:
         raise SystemExit(f"error: the training ended with status {finished.returncode}; its output above says why.")
-
-
-def seconds_of(folder: Path, after: int = 0) -> tuple[float, int]:
-    """Seconds that the updates after this one took, and the samples that they saw, by the log of the training."""
-    batch = read_json(folder / "training_config.json")["arguments"]
-    cases = batch["train_batch_size"] * batch["gradient_accumulation_steps"]
-    seconds, samples, before = 0.0, 0, 0
-    for line in (folder / "training_log.jsonl").read_text().splitlines():
-        row = json.loads(line)
-        if before >= after:
-            seen = (row["step"] - before) * cases
-            samples, seconds = samples + seen, seconds + seen / row["samples_per_second"]
-        before = row["step"]
-    return seconds, samples
 
 
 # --- sampling ---------------------------------------------------------------------------------------------------------

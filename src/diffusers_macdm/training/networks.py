@@ -58,7 +58,9 @@ def training_scheduler(
     # Second order, with steps where edges and film noise are made: DDIM in equal timesteps takes two below sigma = 0.1 and
     # blurs. The noise of each step corrects errors of the steps before, and the last one adds none
     # (docs/results/quality.md).
-    return DPMSolverMultistepScheduler(**process, algorithm_type="sde-dpmsolver++", use_karras_sigmas=True)
+    solver = {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True}
+    # The cosine schedule ends at a sigma in the thousands, where solvers of this kind fail; the linear one ends before.
+    return DPMSolverMultistepScheduler(**process, **solver, lambda_min_clipped=-5.1)
 
 
 def timestep_probabilities(settings: TrainingSettings, process: ForwardProcess) -> torch.Tensor | None:
