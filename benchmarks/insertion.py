@@ -5,7 +5,7 @@
 MODEL was trained on the train split of DATA, whose cases are varied. HELD_OUT is a set that it has not seen: its train split
 gives the normal films that lesions are painted into, and the real cases that are compared with. For each way: how often an
 independent segmenter, trained on the real training cases, sees the lesion (95 % interval), beside how often it does in real
-films; its Dice with the mask; real-or-synthetic AUC; and the share that the copy audit calls copies of training films, which for
+films; its Dice with the mask; real-or-synthetic AUC; and the share that the copy audit calls copies of training films, which of
 an inserted lesion is that of its region alone (the rest of the film is real).
 
     OUT/insertion.md, OUT/insertion.json    the table, and all numbers

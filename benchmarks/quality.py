@@ -147,7 +147,24 @@ CANDIDATES = (
     ),
 )
 
-DATA = {"phantom48": 48, "phantom64": 64, "fracatlas64": 64}  # -> side in pixels
+# For a GPU, and left out unless they are named: a network of a size that minutes there are enough for.
+GPU = f"{LEVELS} --patch_size 2 --block_out_channels 128 256 256 384 --layers_per_block 2 --attention_levels 2 --augment"
+GPU_CANDIDATES = (
+    Candidate(
+        "gpu",
+        "noise-levels with 128 to 384 channels, patches of 2 px, batches of 64",
+        options(f"{GPU} --train_batch_size 64"),
+        **SDE,
+    ),
+    Candidate(
+        "gpu-insertion",
+        "the same, a fifth of the training on insertion",
+        options(f"{GPU} --train_batch_size 64 --task_probabilities 0.7 0.05 0.05 0.2"),
+        **SDE,
+    ),
+)
+
+DATA = {"phantom48": 48, "phantom64": 64, "phantom128": 128, "fracatlas64": 64, "fracatlas96": 96}  # -> side in pixels
 NUM_NORMAL, NUM_LESION = 177, 73  # training cases of the phantom, as many as the paper has
 FRESH = {"num_normal": 102, "num_lesion": 154}  # with those held out of the training set, 192 of each label
 LOG_EVERY = 10
@@ -365,7 +382,7 @@ the real training cases. Lesion seen: by it, in films of label 1. Copies: nearer
 
 def write_table(args: argparse.Namespace, num_train: int) -> None:
     """Write OUT/results.json and OUT/quality.md of all candidates that are finished."""
-    done = [args.out / candidate.name / "result.json" for candidate in CANDIDATES]
+    done = [args.out / candidate.name / "result.json" for candidate in (*CANDIDATES, *GPU_CANDIDATES)]
     results = {path.parent.name: read_json(path) for path in done if path.is_file()}
     write_json(args.out / "results.json", {"settings": read_json(args.out / SETTINGS_FILE), "candidates": results})
     if not results:
@@ -399,7 +416,7 @@ def write_table(args: argparse.Namespace, num_train: int) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    by_name = {candidate.name: candidate for candidate in CANDIDATES}
+    by_name = {candidate.name: candidate for candidate in (*CANDIDATES, *GPU_CANDIDATES)}
     torch.set_num_threads(args.threads)
     fixed = ("data", "budget_minutes", "pairs_per_label", "seed", "threads", "skip_copies", "segmenter_steps")
     if args.out.exists() and any(args.out.iterdir()) and not (args.out / SETTINGS_FILE).is_file():
@@ -411,7 +428,7 @@ def run(args: argparse.Namespace) -> None:
     show(in_turn(real), args.out / "real.png", f"Real cases, {args.data}")
     if not (args.out / TRAINING_CASES).is_file():
         write_json(args.out / TRAINING_CASES, measure(real, drawn_from(train_cases, args), seed=args.seed))
-    for name in args.candidates or by_name:
+    for name in args.candidates or [candidate.name for candidate in CANDIDATES]:
         candidate = by_name[name]
         begin(args.out / name, json.loads(json.dumps(asdict(candidate))))
         if (args.out / name / "result.json").is_file():
@@ -431,7 +448,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    names = [candidate.name for candidate in CANDIDATES]
+    names = [candidate.name for candidate in (*CANDIDATES, *GPU_CANDIDATES)]
     parser = argparse.ArgumentParser(
         description=__doc__.partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -439,7 +456,11 @@ def main() -> None:
     parser.add_argument("--data", choices=DATA, default="phantom48", help="what is trained on")
     parser.add_argument("--budget-minutes", type=float, default=5.0, help="time of each training")
     parser.add_argument(
-        "--candidates", nargs="+", choices=names, metavar="NAME", help=f"all when not given: {', '.join(names)}"
+        "--candidates",
+        nargs="+",
+        choices=names,
+        metavar="NAME",
+        help=f"all but those for a GPU when not given: {', '.join(names)}",
     )
     parser.add_argument("--pairs-per-label", type=int, default=64, help="sampled of each candidate")
     parser.add_argument("--batch-size", type=int, default=32, help="pairs sampled at a time")
