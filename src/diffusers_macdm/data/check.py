@@ -30,8 +30,8 @@ def check_dataset(data_dir: str | Path) -> list[Fault]:
     Looked for: no train split; splits without metadata or without rows; invalid JSON; missing columns; labels that are none, or
     leave out a number; paths that leave the split folder; files that are missing, no ordinary files, unreadable, too large, not
     grayscale, of several images, named twice; blank radiographs, and sets that are dark or of several depths; the same
-    radiograph in two splits (within a split it is a note); masks with more than two values, of another size or turned otherwise than the
-    radiograph; lesions outside the anatomy; labels that contradict the lesion mask; patients in two splits.
+    radiograph in two splits (within a split it is a note); masks with more than two values, of another size or turned
+    otherwise than the radiograph; lesions outside the anatomy; labels that contradict the lesion mask; patients in two splits.
 
     Raises:
         FileNotFoundError, NotADirectoryError: when `data_dir` is no folder.

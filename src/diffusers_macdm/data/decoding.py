@@ -214,7 +214,10 @@ def decode(case: Case) -> Decoded:
             shapes[column] = values.shape
             _take(decoded, column, file.name, values, image.mode)
         except Unreadable as error:
-            decoded.refuse(file.name, error.kind, error.reason)
+            reason = error.reason
+            if error.kind == "missing file" and file.path is not None:
+                reason = f"{column}_file_name in line {case.line.rpartition(':')[2]} names it, but it is not there."
+            decoded.refuse(file.name, error.kind, reason)
         except ValueError as error:
             several = "several images" if getattr(image, "is_animated", False) else "not grayscale"
             decoded.refuse(file.name, several if column not in shapes else "not allowed values", str(error))
