@@ -296,7 +296,10 @@ def test_blank_radiograph(root):
     assert only_fault(root) == Fault("train/images/1.png", reason, "blank radiograph")
 
 
-@pytest.mark.parametrize("name", ["../validation/lesion/0.png", "/etc/x.png", "lesion/../../x.png", "..\\x.png", "C:\\x.png", "C:x.png", "\ud800.png"])
+@pytest.mark.parametrize(
+    "name",
+    ["../validation/lesion/0.png", "/etc/x.png", "lesion/../../x.png", "..\\x.png", "C:\\x.png", "C:x.png", "\ud800.png"],
+)
 def test_path_outside_the_folder(root, name):
     edit_row(root, 0, lesion_mask_file_name=name)
     assert found(root) == {("train/metadata.jsonl:1", "path outside the folder")}
