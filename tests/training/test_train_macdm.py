@@ -373,8 +373,8 @@ def test_unlabeled_cases_are_trained_under_the_null_label(phantom, tmp_path):
 
 
 def test_labels_that_are_no_numbers(phantom, tmp_path):
-    data = _copied(phantom, tmp_path, lambda row, number: {**row, "label": "normal"})
-    with pytest.raises(ValueError, match="label 'normal' is not a class label"):
+    data = _copied(phantom, tmp_path, lambda row, number: {**row, "label": "fracture" if row["label"] else "healthy"})
+    with pytest.raises(ValueError, match="labels are the names 'fracture', 'healthy'; .* must be called 'normal'"):
         resolve_here("train_macdm", train_data_dir=data)
 
 

@@ -24,7 +24,6 @@ from accelerate.utils import set_seed
 from diffusers.training_utils import EMAModel
 
 from ..data.dataset import PairDataset
-from ..data.loading import load_pairs
 from ..files import new_folder, write_json
 from ..macdm import GuidanceClassifier, MaCDMUNet2DModel
 from ..macdm.forward_process import TASKS, ForwardProcess
@@ -33,7 +32,7 @@ from ..macdm.training_losses import ClassificationLoss, without_masks
 from ..seeds import derived_seed
 from .averages import by_quartile
 from .checkpoints import checkpoint_step, prepare_output, truncate_log
-from .data import describe_data, earlier_trainings, load_training_data
+from .data import describe_data, earlier_trainings, load_split, load_training_data
 from .loop import parse_settings, run_script, start, train
 from .networks import build_classifier, check_same_process, timestep_probabilities, training_scheduler
 from .records import prepare_push, print_record, push, record, write_record
@@ -79,12 +78,9 @@ def classification_loss(settings: ClassifierSettings, process: ForwardProcess, c
 
 def load_validation(settings: ClassifierSettings, training: PairDataset) -> PairDataset | None:
     """The validation split; None where `--validation_steps` is 0 or there is no split."""
-    if settings.validation_steps == 0 or "validation" not in (training.pairs.info.splits or {}):
+    if settings.validation_steps == 0 or "validation" not in training.pairs.split_sizes:
         return None
-    pairs = load_pairs(
-        settings.train_data_dir or settings.dataset_name, "validation", settings.dataset_config_name, settings.cache_dir
-    )
-    return PairDataset(pairs, settings.resolution, null_label=training.num_classes)
+    return PairDataset(load_split(settings, "validation"), settings.resolution, null_label=training.num_classes)
 
 
 @dataclass

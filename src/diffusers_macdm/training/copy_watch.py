@@ -30,10 +30,10 @@ from ..audit.images import to_audit_size
 from ..audit.membership import denoising_errors
 from ..audit.radiographs import Radiographs
 from ..data.dataset import PairDataset
-from ..data.loading import load_pairs
 from ..files import TEMPORARY_SUFFIX, replace_folder, write_json
 from ..macdm import MaCDMPipeline
 from ..statistics.proportions import proportion
+from .data import load_split
 from .settings import DenoiserSettings
 
 
@@ -55,14 +55,11 @@ def load_validation(settings: DenoiserSettings, training: PairDataset) -> PairDa
     """
     if settings.audit_steps == 0:
         return None
-    if "validation" not in (training.pairs.info.splits or {}):
+    if "validation" not in training.pairs.split_sizes:
         if settings.max_copy_rate is not None:
             raise _cannot_be_held(settings, "the data have no validation split")
         return None
-    pairs = load_pairs(
-        settings.train_data_dir or settings.dataset_name, "validation", settings.dataset_config_name, settings.cache_dir
-    )
-    return PairDataset(pairs, settings.resolution, null_label=training.num_classes)
+    return PairDataset(load_split(settings, "validation"), settings.resolution, null_label=training.num_classes)
 
 
 def build_audit(

@@ -125,6 +125,7 @@ def batches(settings: TrainingSettings, accelerator: Accelerator, dataset: PairD
         rank=accelerator.process_index,
         num_processes=accelerator.num_processes,
         balance=settings.balance,
+        unlabeled=dataset.num_classes,
     )
     return torch.utils.data.DataLoader(
         dataset,
