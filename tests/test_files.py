@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from diffusers_macdm import files
+from diffusers_macdm import files, locks
 
 
 # Writers that stop in the middle of writing into the folder `sys.argv[1]`, to be killed there.
@@ -211,7 +211,7 @@ def test_where_files_cannot_be_locked_a_warning_says_so(tmp_path, monkeypatch):
     def no_locks(descriptor, operation):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(files.fcntl, "flock", no_locks)
+    monkeypatch.setattr(locks.fcntl, "flock", no_locks)
     with pytest.warns(UserWarning, match=f"{tmp_path} lies where files cannot be locked"), files.locked(tmp_path):
         pass
 
