@@ -70,14 +70,14 @@ def command(script: str, *launch_options: str, **values) -> list[str]:
 def launch(script: str, *launch_options: str, **values) -> subprocess.CompletedProcess:
     """`accelerate launch training/SCRIPT.py` on the CPU, to its end."""
     launch_options = launch_options or ("--cpu", "--num_processes", "1")
-    return subprocess.run(command(script, *launch_options, **values), capture_output=True, text=True, env=_environment())
+    return subprocess.run(command(script, *launch_options, **values), capture_output=True, text=True, env=environment())
 
 
 def launch_and_kill(script: str, log: Path, checkpoints: Path, **values) -> int:
     """Kill the script (SIGKILL) once it is past a checkpoint; return the number of the last step it has logged."""
     process = subprocess.Popen(
         command(script, "--cpu", "--num_processes", "1", **values),
-        env=_environment(),
+        env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -151,7 +151,7 @@ def _complete(checkpoints: Path) -> list[Path]:
     return [path for path in checkpoints.glob("checkpoint-*") if not path.name.endswith(".tmp")]
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     return {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
 
 
