@@ -139,6 +139,8 @@ def record_of_weights(path: str | Path, network: str) -> Path | None:
     if folder.name in ("model", "model_ema") and re.fullmatch(r"checkpoint-\d+", folder.parent.name):
         folder = folder.parent
     if re.fullmatch(r"checkpoint-\d+", folder.name):
+        if (folder / TRAINING_RECORDS[network]).is_file():  # its own, of the run that wrote it; not in those of 0.1.0
+            return folder / TRAINING_RECORDS[network]
         folder = folder.parent
         if folder.name == f"{network}_checkpoints":
             folder = folder.parent
