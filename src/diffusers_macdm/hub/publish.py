@@ -20,6 +20,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import sha_fileobj
 
+from ..files import LOCK_FILE
 from .errors import one_sentence
 from .names import check_repo_id
 
@@ -204,7 +205,7 @@ def left_out_of(folder: Path, files: dict[str, Path | bytes], published: Iterabl
     tops = {path.partition("/")[0] for path in files}
     left_out = []
     for path in sorted(folder.iterdir()):
-        if path.name in published or path.name in files:
+        if path.name in published or path.name in files or path.name == LOCK_FILE:
             continue
         if not path.is_dir():
             left_out.append(path.name)
