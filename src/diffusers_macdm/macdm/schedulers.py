@@ -5,15 +5,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import diffusers
 import torch
 from diffusers import DDPMScheduler, SchedulerMixin
 from diffusers.configuration_utils import FrozenDict
+from diffusers.utils import logging
 
 from .forward_process import PREDICTION_TYPES, ForwardProcess
 from .joint_sample import signal_weights
+
+
+logger = logging.get_logger("diffusers.macdm.schedulers")
 
 
 @dataclass(frozen=True)
@@ -26,21 +31,24 @@ class Traits:
         takes_variance: Its step uses a variance, the learned one if asked to (others ignore it, broadcast it or slice it off),
             and draws noise of it in the last step, too, unless that is at t = 0.
         steps_back_evenly: Its step goes from t to t - T // n instead of to the next timestep of the schedule.
+        fewest_steps: Fewer it cannot be set to, or not step through.
     """
 
     refused: str | None = None
     starts_from_noise: str | None = None
     takes_variance: bool = False
     steps_back_evenly: bool = False
+    fewest_steps: int = 1
 
 
 # By class name: a class that has no row has no such property. Subclasses are as their base.
 SCHEDULERS = {
-    "DDPMScheduler": Traits(takes_variance=True, steps_back_evenly=True),
-    "DDPMParallelScheduler": Traits(takes_variance=True, steps_back_evenly=True),
+    "DDPMScheduler": Traits(takes_variance=True),
+    "DDPMParallelScheduler": Traits(takes_variance=True),
     "DDIMScheduler": Traits(steps_back_evenly=True),
     "DDIMParallelScheduler": Traits(steps_back_evenly=True),
-    "PNDMScheduler": Traits(starts_from_noise="its warm-up steps are those of pure noise"),
+    "PNDMScheduler": Traits(starts_from_noise="its warm-up steps are those of pure noise", fewest_steps=4),
+    "KDPM2AncestralDiscreteScheduler": Traits(fewest_steps=3),
     "LCMScheduler": Traits(refused="it needs a network distilled for consistency"),
     "TCDScheduler": Traits(refused="it needs a network distilled for consistency"),
     "SCMScheduler": Traits(refused="it needs a network distilled for consistency"),
@@ -208,6 +216,34 @@ def check_output(scheduler: SchedulerMixin, unet) -> None:
         unknown = ("there is no such type", f"one of {', '.join(VARIANCE_TYPES)}")
         reason, instead = REFUSED_VARIANCE_TYPES.get(config.variance_type, unknown)
         raise ValueError(f"{name} has variance_type={config.variance_type!r}, but {reason}: use {instead}.")
+
+
+def check_steps(scheduler: SchedulerMixin, num_inference_steps: int) -> None:
+    """Raise `ValueError` for a number of steps that the scheduler or the training does not have."""
+    most, fewest = scheduler.config.num_train_timesteps, traits(scheduler).fewest_steps
+    if not isinstance(num_inference_steps, Integral) or not fewest <= num_inference_steps <= most:
+        least = f"{fewest}, which {type(scheduler).__name__} needs," if fewest > 1 else "1"
+        raise ValueError(
+            f"num_inference_steps={num_inference_steps} is not allowed: a whole number from {least} to {most} (the training "
+            "timesteps)."
+        )
+
+
+def set_timesteps(scheduler: SchedulerMixin, num_inference_steps: int, device: torch.device | str | None = None) -> None:
+    """Set the scheduler to its timesteps, with the first one as the next to step from."""
+    # Anew in every call: multistep solvers keep state.
+    scheduler.set_timesteps(num_inference_steps, device=device)
+    if hasattr(scheduler, "set_begin_index"):
+        # Else it looks the first timestep up, and of two that are equal it takes the second: Karras and exponential sigmas
+        # beyond the largest level of the training give such.
+        scheduler.set_begin_index(0)
+    num_train_timesteps = scheduler.config.num_train_timesteps
+    if traits(scheduler).steps_back_evenly and num_train_timesteps % num_inference_steps:
+        logger.warning(
+            f"{type(scheduler).__name__} steps back by {num_train_timesteps} // num_inference_steps, whatever its timesteps "
+            f"are: num_inference_steps={num_inference_steps} does not divide {num_train_timesteps} and is slightly wrong (the "
+            "more so the larger it is); 25, 50, 100 or 250 are right."
+        )
 
 
 def begin_index(scheduler: SchedulerMixin, strength: float, num_inference_steps: int) -> int:
