@@ -13,7 +13,7 @@ from ..files import refuse_existing, write_json
 from ..progress import Progress
 from .check_cases import FILE_NAME_COLUMNS, CaseInspection, json_type, path_inside
 from .faults import Fault, Report
-from .layout import METADATA, OPTIONAL_COLUMNS, PROVENANCE_COLUMNS, REQUIRED_COLUMNS, SPLITS
+from .layout import GENERATION_FILE, METADATA, OPTIONAL_COLUMNS, PROVENANCE_COLUMNS, REQUIRED_COLUMNS, SPLITS, unfinished
 from .settings import CheckSettings
 from .splits import shared_patients
 
@@ -59,6 +59,9 @@ class _Inspection:
         self.patients: dict[str, list] = {}  # split -> patient of each row
         cases = CaseInspection(data_dir, self.report)
 
+        reason = unfinished(data_dir)
+        if reason is not None:
+            self.report.fault(GENERATION_FILE, "unfinished set", reason)
         splits = self._find_splits()
         self.unread: set[str] = set()  # splits of which not every row could be read
         rows = {split: self._read_rows(split) for split in splits}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..hub.names import REPOSITORY
-from .layout import REQUIRED_COLUMNS
+from .layout import REQUIRED_COLUMNS, unfinished
 
 
 if TYPE_CHECKING:
@@ -39,13 +39,15 @@ def load_pairs(
     Raises:
         FileNotFoundError: when there is no such folder.
         MissingSplit: when the set has no such split.
-        ValueError: when it cannot be read or lacks one of the four columns.
+        ValueError: when it cannot be read or lacks one of the four columns, and for a generated set that is not finished.
     """
     import datasets
 
     is_folder = Path(data).is_dir()
     if not is_folder and not re.fullmatch(REPOSITORY, str(data)):
         raise FileNotFoundError(f"{data}: no such folder (and not the name of a Hub data set, which is owner/name).")
+    if is_folder and (reason := unfinished(data)) is not None:
+        raise ValueError(f"{data}: {reason}")
     try:
         if is_folder:
             splits = datasets.load_dataset("imagefolder", data_dir=str(data), cache_dir=cache_dir)

@@ -39,8 +39,10 @@ DATA_FACTS = ("num_cases", "cases_per_label", "num_patients", "split_sizes")
 AUDIT_FILE = "audit.json"
 AUDIT_FACTS = (
     "verdict",
+    "outcome",
     "reliable",
     "copy_rate",
+    "far_rate",
     "training_images_copied",
     "authenticity",
     "sensitivity",
@@ -106,7 +108,7 @@ def published_audit(audit_dir: Path) -> dict:
         raise FileNotFoundError(f"{path}: no such file; `macdm audit` writes it.")
     audit = read_json(path, None)
     published = {name: audit[name] for name in AUDIT_FACTS if name in audit}
-    return {n: part if n in ("verdict", "versions") else _numbers(part) for n, part in published.items()}
+    return {n: part if n in ("verdict", "outcome", "versions") else _numbers(part) for n, part in published.items()}
 
 
 def _numbers(content):
