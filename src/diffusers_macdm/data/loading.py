@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..hub.names import REPOSITORY
+from ..hub.names import refuse_no_repository
 from .layout import REQUIRED_COLUMNS, unfinished
 
 
@@ -44,8 +43,8 @@ def load_pairs(
     import datasets
 
     is_folder = Path(data).is_dir()
-    if not is_folder and not re.fullmatch(REPOSITORY, str(data)):
-        raise FileNotFoundError(f"{data}: no such folder (and not the name of a Hub data set, which is owner/name).")
+    if not is_folder:
+        refuse_no_repository(data, "data set")
     if is_folder and (reason := unfinished(data)) is not None:
         raise ValueError(f"{data}: {reason}")
     try:

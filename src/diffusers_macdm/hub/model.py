@@ -13,6 +13,7 @@ from diffusers import ModelMixin
 
 from ..files import read_json
 from ..macdm import MaCDMPipeline
+from ..provenance.weights import first_non_finite
 from .card import model_card, model_card_files
 from .loading import load_pipeline
 from .privacy import AUDIT_FILE, DIGESTS_NOTE, PICKLE_SUFFIXES, published_audit, published_record, refuse_pickles
@@ -148,10 +149,10 @@ def _pipeline_files(
 
 
 def _refuse_non_finite(module: torch.nn.Module, name: str, variant: str) -> None:
-    for tensor_name, tensor in module.state_dict().items():
-        if not tensor.isfinite().all():
-            what = f"does not fit into {variant}: leave that variant out" if variant else "is not finite"
-            raise ValueError(f"{name}: the weight {tensor_name} {what}.")
+    weight = first_non_finite(module)
+    if weight is not None:
+        what = f"does not fit into {variant}: leave that variant out" if variant else "is not finite"
+        raise ValueError(f"{name}: the weight {weight} {what}.")
 
 
 def _model_card(folder: Path, repo_id: str, synthetic_dir, **facts) -> tuple[dict[str, Path | bytes], list[str]]:

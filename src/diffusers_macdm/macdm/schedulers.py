@@ -188,6 +188,10 @@ def check_process(scheduler: SchedulerMixin, trained: TrainedSchedule, guided: b
             f"{name} has another noise schedule than the denoiser was trained with: make it with "
             f"{name}.from_config(pipe.scheduler.config)."
         )
+    if len(current) != config.num_train_timesteps or not (current.isfinite() & (current >= 0) & (current <= 1)).all():
+        raise ValueError(
+            f"{name} has a noise schedule (betas) that is none: {config.num_train_timesteps} betas from 0 to 1 are needed."
+        )
     process = ForwardProcess.from_scheduler(scheduler)
     if process.alphas_cumprod[-1] == 0 and (guided or prediction_type != "v_prediction"):
         raise ValueError(
@@ -238,6 +242,13 @@ def set_timesteps(scheduler: SchedulerMixin, num_inference_steps: int, device: t
         # beyond the largest level of the training give such.
         scheduler.set_begin_index(0)
     num_train_timesteps = scheduler.config.num_train_timesteps
+    lowest, highest = scheduler.timesteps.min().item(), scheduler.timesteps.max().item()
+    if not 0 <= lowest <= highest <= num_train_timesteps - 1:
+        raise ValueError(
+            f"{type(scheduler).__name__} with num_inference_steps={num_inference_steps} and timestep_spacing="
+            f"{scheduler.config.get('timestep_spacing')!r}, steps_offset={scheduler.config.get('steps_offset')} has timesteps "
+            f"from {lowest:g} to {highest:g}; the model was trained from 0 to {num_train_timesteps - 1}."
+        )
     if traits(scheduler).steps_back_evenly and num_train_timesteps % num_inference_steps:
         logger.warning(
             f"{type(scheduler).__name__} steps back by {num_train_timesteps} // num_inference_steps, whatever its timesteps "

@@ -24,7 +24,7 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
 from ..data.layout import METADATA, SPLITS
 from ..files import read_json
-from ..hub.names import split_revision
+from ..hub.names import refuse_no_repository, split_revision
 
 
 if TYPE_CHECKING:
@@ -263,9 +263,10 @@ def _read_beside(model: str | Path, name: str) -> dict | None:
     path = Path(model) / name
     if not Path(model).exists():
         try:
+            refuse_no_repository(model)
             repo_id, revision = split_revision(model)
             path = Path(hf_hub_download(repo_id, name, revision=revision))
-        except (EntryNotFoundError, HFValidationError, OSError):
+        except (EntryNotFoundError, HFValidationError, OSError):  # of which FileNotFoundError is one
             return None
     return read_json(path, None) if path.is_file() else None
 
