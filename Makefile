@@ -1,4 +1,4 @@
-# make test | slow-test | floor-test | lint | demo | experiments | quality | benchmark-audit | clean
+# make test | test-faults | slow-test | floor-test | lint | demo | experiments | quality | benchmark-audit | clean
 #
 # Each target makes the virtual environment it needs (about two minutes, once) from the package registry alone.
 #   PYTHON    the interpreter to make it with: Python 3.11 or newer, for which constraints.txt pins every package
@@ -19,7 +19,7 @@ QUALITY_OPTIONS ?= --data phantom48 --budget-minutes 5
 VENV := .venv
 PIP_INSTALL := bin/python -m pip install -qq --no-input --disable-pip-version-check
 
-.PHONY: browser demo experiments test slow-test floor-test lint quality benchmark-audit clean
+.PHONY: browser demo experiments test test-faults slow-test floor-test lint quality benchmark-audit clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python pipelines/demo.py --output_dir $(DEMO_OUT)
@@ -35,7 +35,10 @@ browser:
 	  echo "No Chromium here: the tests of the pages in a browser will be skipped"
 
 test: $(VENV)/.installed browser
-	$(VENV)/bin/python -m pytest -q -n auto --dist loadgroup --no-loadscope-reorder -m "not slow"
+	$(VENV)/bin/python -m pytest -q -n auto --dist loadgroup --no-loadscope-reorder -m "not slow and not faults"
+
+test-faults: $(VENV)/.installed
+	$(VENV)/bin/python -m pytest -q -s -m faults
 
 slow-test: $(VENV)/.installed browser
 	$(VENV)/bin/python -m pytest -q -m slow
@@ -69,7 +72,7 @@ FLOOR_VENV := build/floor-venv
 FLOOR_PYTHON ?= python3.10
 
 floor-test: $(FLOOR_VENV)/.installed
-	$(FLOOR_VENV)/bin/python -m pytest -q -n auto --dist loadgroup --no-loadscope-reorder -m "not slow"
+	$(FLOOR_VENV)/bin/python -m pytest -q -n auto --dist loadgroup --no-loadscope-reorder -m "not slow and not faults"
 
 $(FLOOR_VENV)/.installed: pyproject.toml
 	@echo "Installing the floors into $(FLOOR_VENV)"

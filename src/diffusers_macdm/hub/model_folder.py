@@ -85,6 +85,8 @@ def check_network(folder: Path, network_class: type[ModelMixin]) -> None:
     """
     path = folder / CONFIG
     config = read_object(path)
+    if config.get("_class_name", network_class.__name__) != network_class.__name__:
+        raise ValueError(f"{path} is that of a {_shown(config['_class_name'])}; a {network_class.__name__} is needed.")
     _check_numbers(path, config)
     channels = config.get("in_channels", len(CHANNELS))
     if channels != len(CHANNELS):
@@ -141,7 +143,7 @@ def _depth(content) -> int:
         depth += 1
         inner = (item.values() if isinstance(item, dict) else item for item in layer if isinstance(item, (dict, list)))
         layer = [value for values in inner for value in values]
-        if depth > MOST_DEPTH:
+        if depth > MOST_DEPTH + 1:
             break
     return depth - 1
 
@@ -198,9 +200,13 @@ def _stored_shapes(folder: Path) -> dict[str, list[int]]:
         _check_regular(path)
         try:
             with safe_open(path, framework="pt") as file:
-                shapes |= {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+                shapes |= {name: found.get_shape() for name, found in slices.items()}
+                whole_numbers = [name for name, found in slices.items() if not found.get_dtype().startswith(("F", "BF"))]
         except (SafetensorError, OSError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {str(error).strip().splitlines()[0]}") from error
+        if whole_numbers:
+            raise ValueError(f"{path}: {whole_numbers[0]} holds no floating-point numbers.")
     return shapes
 
 
