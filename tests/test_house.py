@@ -62,7 +62,8 @@ EXTRA_MODULES = {
     f"training.{name}": {"accelerate"}
     for name in ("averages", "checkpoints", "classifier", "copy_watch", "denoiser", "loop", "records")
 }
-TRANSITIVE = {"tqdm"}  # huggingface_hub depends on it and shows its own progress with it
+# huggingface_hub depends on tqdm and shows its own progress with it; jinja2 on markupsafe, whose texts it takes as done.
+TRANSITIVE = {"tqdm", "markupsafe"}
 IMPORT_NAMES = {"pillow": "PIL"}  # where it differs from the distribution's name
 
 # A file or folder of one particular machine; a path in a URL, below the home folder or below another one is none.
