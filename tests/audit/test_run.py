@@ -205,7 +205,7 @@ def one_validation_image(folder):
         (break_an_image, {}, ValueError, "train_001: The radiograph has PIL mode 'RGB'"),
         (occupy_out, {}, FileExistsError, "out exists and is not an empty folder; nothing is overwritten"),
         (one_validation_image, {}, ValueError, "1 validation images to compare with: at least 2"),
-        (None, {"strengths": [0.5]}, ValueError, "strengths need the model"),
+        (None, {"strengths": [0.5]}, ValueError, "needs a model"),
         (None, {"strengths": [1.5], "model": "m"}, ValueError, "strengths=1.5 is not allowed"),
         (None, {"embedding": "nowhere"}, FileNotFoundError, "nowhere: there is no embedding here"),
         (None, {"embedding_steps": 0}, ValueError, "embedding_steps=0 is not allowed"),

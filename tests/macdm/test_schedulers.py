@@ -180,8 +180,11 @@ def test_set_scheduler_keeps_the_noise_schedule(name):
     "name, message",
     [
         ("UNet2DModel", "scheduler='UNet2DModel' is no scheduler class of diffusers; for example DDPMScheduler"),
-        ("LCMScheduler", "LCMScheduler cannot sample from this model: it needs a network distilled for consistency"),
-        ("FlowMatchEulerDiscreteScheduler", "cannot"),
+        (
+            "LCMScheduler",
+            "scheduler='LCMScheduler' cannot sample from this model: it needs a network distilled for consistency",
+        ),
+        ("FlowMatchEulerDiscreteScheduler", "scheduler='FlowMatchEulerDiscreteScheduler': .* variance-preserving"),
     ],
 )
 def test_set_scheduler_refuses(name, message):

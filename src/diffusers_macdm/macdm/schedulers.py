@@ -144,12 +144,15 @@ def set_scheduler(pipe, name: str | None) -> None:
                 "DPMSolverMultistepScheduler, UniPCMultistepScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler."
             )
         if traits(scheduler_class).refused:
-            raise ValueError(f"{name} cannot sample from this model: {traits(scheduler_class).refused}.")
+            raise ValueError(f"scheduler={name!r} cannot sample from this model: {traits(scheduler_class).refused}.")
         try:
             pipe.scheduler = scheduler_class.from_config(pipe.scheduler.config)
         except Exception as error:  # schedulers of other processes fail on the configuration in many ways
             raise ValueError(f"scheduler={name!r} cannot take over the noise schedule of this model: {error}") from error
-    pipe.check_scheduler()
+    try:
+        pipe.check_scheduler()
+    except ValueError as error:
+        raise ValueError(str(error) if name is None else f"scheduler={name!r}: {error}") from error
 
 
 def takes_learned_variance(scheduler: SchedulerMixin) -> bool:
@@ -267,8 +270,8 @@ def begin_index(scheduler: SchedulerMixin, strength: float, num_inference_steps:
     """
     if traits(scheduler).starts_from_noise:
         raise ValueError(
-            f"{type(scheduler).__name__} cannot start from a real case: {traits(scheduler).starts_from_noise}; "
-            "use another scheduler."
+            f"strength={strength}: {type(scheduler).__name__} cannot start from a real case: "
+            f"{traits(scheduler).starts_from_noise}; use another scheduler."
         )
     num_train_timesteps = scheduler.config.num_train_timesteps
     levels = scheduler.timesteps[:: scheduler.order].double()  # [n]
