@@ -302,7 +302,7 @@ def read_json(path: Path, remedy: str | None = MADE_AGAIN) -> dict:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # RecursionError: lists in lists without end
         if remedy is None:
             raise ValueError(f"{path} is not valid JSON: {error}") from error
         raise ValueError(f"{path} is damaged ({error}); {remedy}.") from error

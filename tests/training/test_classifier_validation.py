@@ -76,7 +76,7 @@ def test_numbers_are_those_of_a_direct_computation(data, accelerator, tmp_path, 
                 levels = abar[torch.tensor([t, mask_t, mask_t])][:, None, None]
                 noisy = (levels.sqrt() * clean + (1 - levels).sqrt() * eps).float()
                 with torch.no_grad():
-                    logits = classifier(noisy, t, mask_t)[0]
+                    logits = classifier(noisy, t, mask_t).logits[0]
                 label = case["class_label"]
                 correct[label].append(float(logits.argmax() == label))
                 losses.append(F.cross_entropy(logits, torch.tensor(label)).item())

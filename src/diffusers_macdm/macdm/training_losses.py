@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from .draws import Draws, SampleDraws
 from .forward_process import TASKS, ForwardProcess, draw_timesteps
+from .guidance import logits_of
 from .joint_sample import ANATOMY_MASK, LESION_MASK, RADIOGRAPH, signal_weights, to_signal
 from .loss import Features, HybridLoss, LossTerms
 
@@ -192,7 +193,8 @@ class ClassificationLoss:
             level = torch.where(dropped, timesteps[:, RADIOGRAPH], level)
             clean, timesteps, noised = without_masks(clean, timesteps, noised, dropped, self.process.num_timesteps)
         noisy = self.process.sample(clean, timesteps, noised, draws.normal(clean)).noisy
-        logits = classifier(noisy, timesteps[:, RADIOGRAPH], mask_timestep=timesteps[:, ANATOMY_MASK])  # [B, K]
+        output = classifier(noisy, timesteps[:, RADIOGRAPH], mask_timestep=timesteps[:, ANATOMY_MASK])
+        logits = logits_of(output)  # [B, K]
 
         labels = batch["class_label"]
         known = labels < self.config.num_classes

@@ -178,8 +178,8 @@ class Validation:
         if view == FILM_ALONE:
             clean, timesteps, noised = without_masks(clean, timesteps, noised, noised[:, 0], self.process.num_timesteps)
         noisy = self.process.sample(clean, timesteps, noised, noise).noisy
-        logits = classifier(noisy, timesteps[:, RADIOGRAPH], mask_timestep=timesteps[:, ANATOMY_MASK])
-        return logits.float().cpu()
+        output = classifier(noisy, timesteps[:, RADIOGRAPH], mask_timestep=timesteps[:, ANATOMY_MASK])
+        return output.logits.float().cpu()
 
 
 def scores(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
