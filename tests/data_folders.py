@@ -111,10 +111,16 @@ class DataFolder:
     def write(self, *, bom: bool = False, blank_lines: bool = False, ends: str = "\n") -> "DataFolder":
         for split in dict.fromkeys(case.split for case in self.cases):
             lines = [json.dumps(case.row, ensure_ascii=False) for case in self.of(split)]
+            lines = [json.dumps(case.row) if _halved(line) else line for case, line in zip(self.of(split), lines, strict=True)]
             text = (ends * 2 if blank_lines else ends).join(lines) + ends
             start = codecs.BOM_UTF8 if bom else b""
             (self.root / split / "metadata.jsonl").write_bytes(start + text.encode("utf-8"))
         return self
+
+
+def _halved(text: str) -> bool:
+    """Whether there is half of a character, which JSON can say and UTF-8 cannot."""
+    return any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def usual(root: Path, **options) -> DataFolder:

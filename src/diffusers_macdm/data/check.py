@@ -12,7 +12,7 @@ from ..files import refuse_existing, write_json
 from ..progress import Progress
 from .beside import note_what_stands_beside
 from .check_cases import CaseInspection
-from .decoding import decode
+from .decoding import Case, decode
 from .faults import Fault, Report, shown
 from .labels import gap, listed
 from .layout import METADATA, OPTIONAL_COLUMNS, PROVENANCE_COLUMNS, SPLITS
@@ -72,7 +72,7 @@ def _check_splits(folder: Folder, report: Report) -> None:
 def _check_labels(folder: Folder, report: Report) -> None:
     """Find class numbers that no case has, and those that no training case has; synthetic sets may have some of them alone."""
     real = {
-        split: {case.values["label"] for case in cases if case.values["label"] is not None and case.values.get("model") is None}
+        split: {case.values["label"] for case in cases if not _is_synthetic(case)} - {None}
         for split, cases in folder.cases.items()
     }
     known = real.get("train", set())
@@ -84,6 +84,10 @@ def _check_labels(folder: Folder, report: Report) -> None:
         if strange and known:
             reason = f"label {listed(strange)} is that of no training case."
             report.fault(f"{split}/{METADATA}", "label without training case", reason)
+
+
+def _is_synthetic(case: Case) -> bool:
+    return case.values.get("model") is not None and case.values.get("seed") is not None
 
 
 def _check_patients(folder: Folder, report: Report) -> None:

@@ -26,7 +26,7 @@ from .layout import IMAGE_COLUMNS
 
 FORMATS = ("PNG", "TIFF", "JPEG", "JPEG2000", "BMP", "GIF", "WEBP", "PPM")  # no EPS, say: it is a program
 MAX_PIXELS = 64_000_000  # 8000 x 8000; a whole leg of three detectors has 30 million
-MAX_FILE_BYTES = 2**29
+MAX_FILE_BYTES = 2**28  # more than 64 million pixels of 16 bits need
 RADIOGRAPH, MASKS = IMAGE_COLUMNS[0], IMAGE_COLUMNS[1:]
 
 
@@ -139,7 +139,7 @@ def _open(content: bytes) -> Image.Image:
         try:
             return Image.open(io.BytesIO(content), formats=FORMATS)
         except Image.DecompressionBombError as error:
-            raise Unreadable("image too large", f"{str(error).rstrip('.')}; it is not decoded.") from error
+            raise Unreadable("image too large", f"more than the {MAX_PIXELS // 10**6} million pixels that are read.") from error
         except Exception as error:
             raise _undecodable(error) from error
 

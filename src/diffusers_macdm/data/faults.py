@@ -53,6 +53,6 @@ def shown(text: str) -> str:
 def brief(value) -> str:
     """Return a JSON value as a sentence shows it."""
     try:
-        return shown(repr(value))
+        return "null" if value is None else shown(repr(value))
     except (RecursionError, ValueError):  # nested without an end, or a number without one
         return f"a {type(value).__name__}"

@@ -58,8 +58,8 @@ def read_folder(data: str | Path) -> Folder:
         FileNotFoundError, NotADirectoryError: when there is no such folder.
     """
     path = Path(data)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such folder.")
+    if not str(data) or not path.exists():  # an empty text would be the current folder
+        raise FileNotFoundError(f"{data or repr('')}: no such folder.")
     if not path.is_dir():
         raise NotADirectoryError(f"{path} is a file; a folder with train/{METADATA} is needed.")
     folder = Folder(path)

@@ -73,6 +73,9 @@ def load_real(
         )
     if samples_per_class is not None:
         splits["train"] = of_each_class(splits["train"], samples_per_class)
+        missing = gap(splits["train"].class_labels.tolist())
+        if missing is not None:
+            raise ValueError(f"samples_per_class {list(samples_per_class)} is not allowed: {missing}.")
     return leave_out_duplicates(splits, pooled)
 
 

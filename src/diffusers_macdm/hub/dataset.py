@@ -146,7 +146,14 @@ def _parquet_files(pairs: Pairs, pseudonyms: Pseudonyms, temporary: Path) -> dic
                 columns[name].append(published.get(name))
         file = f"data/{split}-{number_of_file:05d}-of-{num_files:05d}.parquet"
         target = temporary / Path(file).name
-        datasets.Dataset.from_dict(columns, features=features).to_parquet(str(target))
+        try:
+            table = datasets.Dataset.from_dict(columns, features=features)
+        except (ValueError, TypeError, OverflowError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"{split}/{METADATA}: a column does not hold what `macdm generate` writes there: {reason}"
+            ) from error
+        table.to_parquet(str(target))
         files[file] = target
     return files
 

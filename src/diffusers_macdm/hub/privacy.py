@@ -242,7 +242,7 @@ def published_row(row: dict, pseudonyms: Pseudonyms) -> dict:
     if "patient_id" in row:
         published["patient_id"] = pseudonyms.of("patient", row["patient_id"])
     if row.get("model") is not None:
-        published["model"] = last_part(row["model"])
+        published["model"] = last_part(str(row["model"]))
     return published
 
 
