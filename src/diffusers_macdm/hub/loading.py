@@ -8,6 +8,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
+from ..checks import check_weights
 from ..macdm import MaCDMPipeline
 from .errors import TRANSPORT_ERROR, hub_reason
 from .names import REPOSITORY, split_revision
@@ -24,7 +25,7 @@ def load_pipeline(model: str | Path) -> MaCDMPipeline:
 
     Raises:
         FileNotFoundError: when there is no such folder, or it holds no pipeline.
-        ValueError: when it cannot be loaded.
+        ValueError: when it cannot be loaded, or a weight is not finite.
     """
     is_folder = Path(model).is_dir()
     if is_folder and not (Path(model) / "model_index.json").is_file():
@@ -41,6 +42,9 @@ def load_pipeline(model: str | Path) -> MaCDMPipeline:
         reason = reason or (str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
         what = "as a MaCDMPipeline" if is_folder else "from the Hub (and there is no such folder)"
         raise ValueError(f"{model}: cannot be loaded {what}: {reason}") from error
+    for network in (pipe.unet, pipe.guidance_classifier, pipe.weak_unet):
+        if network is not None:
+            check_weights(str(model), network)
     return pipe
 
 

@@ -373,7 +373,13 @@ class MaCDMPipeline(DiffusionPipeline):
 
     def decode(self, latents: torch.Tensor, case: Case, labels: torch.Tensor, refine_masks: bool, output_type: str) -> tuple:
         """Turn `[B, 3, H, W]` into radiographs, refined masks and labels: the fields of [`MaCDMPipelineOutput`]."""
-        joint_sample = from_signal(torch.where(case.is_kept, case.clean, latents), self.unet.config)
+        latents = torch.where(case.is_kept, case.clean, latents)
+        if not latents.isfinite().all():  # images of them would be black, and look like a result
+            raise ValueError(
+                f"The samples of {type(self.scheduler).__name__} in {self.num_timesteps} steps of {self.unet.dtype} are not "
+                "finite: use weights that are, another scheduler, float32, or less guidance."
+            )
+        joint_sample = from_signal(latents, self.unet.config)
         images, anatomy_masks, lesion_masks = (channel[:, None] for channel in split(joint_sample))  # [B, 1, H, W]
         if RADIOGRAPH in case.given and (case.image_kept or case.region is not None):
             given = case.given[RADIOGRAPH]  # to the last bit
