@@ -146,10 +146,14 @@ from pathlib import Path
 from diffusers_macdm import files
 
 with files.locked(Path(sys.argv[1])):
+    begun = os.pipe()
     child = os.fork() if "fork" in sys.argv else None
     if child == 0:
+        os.write(begun[1], b"x")  # what is done at its start, closing its copy of the lock, is done
         time.sleep(20)  # as the loader of a killed training, which notices after seconds
         os._exit(0)
+    if child is not None:
+        os.read(begun[0], 1)
     print(child or os.getpid(), flush=True)
     sys.stdin.read()
 """

@@ -17,9 +17,10 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from ..checks import not_finite
 from ..files import TEMPORARY_SUFFIX, new_folder, read_json, remove_folder, remove_leftovers, write_json, write_text
 from .settings import TrainingSettings
-from .state import AVERAGE, MODEL, OPTIMIZER, OPTIMIZER_0_1_0, WEIGHTS, not_finite
+from .state import AVERAGE, MODEL, OPTIMIZER, OPTIMIZER_0_1_0, WEIGHTS
 
 
 logger = logging.getLogger("macdm.training")

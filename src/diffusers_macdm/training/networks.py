@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 
+from ..checks import check_weights
 from ..conversion.guided_diffusion import load_guided_diffusion, without_class_labels
 from ..conversion.plain_unet import from_plain, from_unet2d
 from ..macdm import GuidanceClassifier, MaCDMUNet2DModel
@@ -123,6 +124,8 @@ def build_unet(settings: DenoiserSettings, num_classes: int, augmentation_dim: i
             num_class_embeds=num_classes + 1,
             augmentation_dim=augmentation_dim,
         )
+    if settings.pretrained_unet:
+        check_weights(f"--pretrained_unet {settings.pretrained_unet}", unet)
     needed = {
         "sample_size": settings.resolution,
         "in_channels": len(CHANNELS),
@@ -177,6 +180,7 @@ def find_classifier(settings: DenoiserSettings, num_classes: int) -> GuidanceCla
             raise ValueError(f"--lambda_perceptual {settings.lambda_perceptual} needs --guidance_classifier for its features.")
         return None
     classifier = GuidanceClassifier.from_pretrained(found[0])
+    check_weights(str(found[0]), classifier)
     config = classifier.config
     for name in ("channel_weights", "mask_weighting"):
         theirs, ours = getattr(config, name), getattr(settings, name)

@@ -76,8 +76,3 @@ def _unpickled(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of many classes
         raise ValueError(f"{path} cannot be read: it is damaged, or holds more than tensors and numbers.") from error
-
-
-def not_finite(named_tensors) -> str | None:
-    """Return the name of the first tensor that holds a NaN or an infinity, or None."""
-    return next((name for name, tensor in named_tensors if not torch.isfinite(tensor).all()), None)

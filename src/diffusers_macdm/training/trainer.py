@@ -14,13 +14,14 @@ from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 
+from ..checks import not_finite
 from ..macdm.draws import Draws
 from .averages import Averages
 from .checkpoints import append_line, checkpoint_step, list_checkpoints, save_checkpoint
 from .places import drawing, draws_at, put_sample_dropout
 from .processes import on_main
 from .settings import TrainingSettings
-from .state import not_finite, read_state, write_state
+from .state import read_state, write_state
 
 
 logger = logging.getLogger("macdm.training")
