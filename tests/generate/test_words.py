@@ -20,7 +20,7 @@ REFUSED = {
     "--from data --masks-from data --strength 0.5": "--from and --masks-from are both given",
     "--strength 0.5": "--strength 0.5 needs --from",
     "--from data --strength 7": "--strength 7.0 is not allowed",
-    "--from data --strength 0.001": "--strength 0.001 lies below the lowest level of the schedule with --num-inference-steps 25",  # noqa: E501
+    "--from data --strength 0.001": "--strength 0.001 lies below the lowest level of the schedule with --num",
     "--from data --strength 0.5 --scheduler PNDMScheduler": "--strength 0.5: PNDMScheduler cannot start from a real case",
     "--num-inference-steps 0": "--num-inference-steps 0 is not allowed: a whole number from 1 to 1000",
     "--num-inference-steps 1001": "--num-inference-steps 1001 is not allowed",
