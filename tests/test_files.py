@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from diffusers_macdm import files
+from diffusers_macdm import files, locks
 
 
 # Writers that stop in the middle of writing into the folder `sys.argv[1]`, to be killed there.
@@ -146,10 +146,14 @@ from pathlib import Path
 from diffusers_macdm import files
 
 with files.locked(Path(sys.argv[1])):
+    begun = os.pipe()
     child = os.fork() if "fork" in sys.argv else None
     if child == 0:
+        os.write(begun[1], b"x")  # what is done at its start, closing its copy of the lock, is done
         time.sleep(20)  # as the loader of a killed training, which notices after seconds
         os._exit(0)
+    if child is not None:
+        os.read(begun[0], 1)
     print(child or os.getpid(), flush=True)
     sys.stdin.read()
 """
@@ -211,7 +215,7 @@ def test_where_files_cannot_be_locked_a_warning_says_so(tmp_path, monkeypatch):
     def no_locks(descriptor, operation):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(files.fcntl, "flock", no_locks)
+    monkeypatch.setattr(locks.fcntl, "flock", no_locks)
     with pytest.warns(UserWarning, match=f"{tmp_path} lies where files cannot be locked"), files.locked(tmp_path):
         pass
 

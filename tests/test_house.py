@@ -42,6 +42,7 @@ LAYERS = (
         "statistics",
         "checks",
         "files",
+        "locks",
         "parsing",
         "progress",
         "registration",
@@ -60,7 +61,7 @@ EXTRA_MODULES = {
     for module in ("metrics.base", *(f"metrics.{path.stem}.{path.stem}" for path in SRC.glob("metrics/*/*.py")))
 } | {
     f"training.{name}": {"accelerate"}
-    for name in ("averages", "checkpoints", "classifier", "copy_watch", "denoiser", "loop", "records")
+    for name in ("averages", "classifier", "copy_watch", "denoiser", "loop", "processes", "records", "trainer")
 }
 # huggingface_hub depends on tqdm and shows its own progress with it; jinja2 on markupsafe, whose texts it takes as done.
 TRANSITIVE = {"tqdm", "markupsafe"}

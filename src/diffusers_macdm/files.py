@@ -1,9 +1,9 @@
 """Files that are whole or not there: every write of the package goes through here.
 
 A file or folder is written beside its place under a temporary name and then renamed, so a kill or a full disk leaves what was
-there before. What a killed process leaves under such a name goes when the next one writes into the same folder. Output folders
-of long work are begun with some settings, continued with the same ones alone, and finished by one last file; one process at a
-time writes into them.
+there before; it is handed on to the disk itself before the rename, so a power cut does as well. What a killed process leaves
+under such a name goes when the next one writes into the same folder. Output folders of long work are begun with some settings,
+continued with the same ones alone, and finished by one last file; one process at a time writes into them.
 """
 
 from __future__ import annotations
@@ -16,22 +16,18 @@ import platform
 import re
 import shutil
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .locks import LOCK_FILE
+from .locks import locked as locked  # for the others: an output folder is locked by whom it is written by
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 SETTINGS_FILE = "settings.json"
-LOCK_FILE = ".lock"
 MADE_AGAIN = "delete it, and it is made again"
 TEMPORARY_SUFFIX = ".tmp"
 # `.NAME.MACHINE-PID.tmp`; earlier versions did not say which machine.
@@ -46,7 +42,7 @@ def new_file(path: Path) -> Iterator[Path]:
     temporary.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield temporary
-        temporary.replace(path)
+        replace_file(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -76,89 +72,52 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def replace_file(source: Path, target: Path) -> None:
+    """Rename the file `source` to `target`, in the place of what stood there."""
+    _sync(source)
+    source.replace(target)
+    _sync(target.parent)
+
+
 def replace_folder(source: Path, target: Path) -> None:
     """Rename the folder `source` to `target`; what stood there is moved aside first and deleted afterwards."""
+    for folder, _, names in os.walk(source, topdown=False):
+        for name in names:
+            _sync(Path(folder, name))
+        _sync(Path(folder))
     aside = target.with_name(f"{target.name}.old{TEMPORARY_SUFFIX}")
     shutil.rmtree(aside, ignore_errors=True)
     if target.exists():
         target.rename(aside)  # renamed, not deleted: a kill in the middle of deleting leaves a folder that looks whole
     source.rename(target)
+    _sync(target.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the output folder for this process alone until the end, making it where it is not there.
+def remove_folder(path: Path) -> None:
+    """Delete a folder; renamed first, so that a kill leaves no part of it under its name."""
+    temporary = _temporary_name(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    path.rename(temporary)
+    shutil.rmtree(temporary)
 
-    The lock is the operating system's and ends with the process, however that ends: a file that a killed one has left holds
-    nobody up. Held twice in one process it is refused as well. What was made for the lock alone goes at the end. Windows has
-    no such lock, nor do some network file systems, which is said in a warning.
+
+def _sync(path: Path) -> None:
+    """Wait until what was written to a file, or into a folder, is on the disk and not only in memory.
 
     Raises:
-        FileExistsError: when another process holds the folder.
-        OSError: when the folder cannot be made or written into.
+        OSError: when a file cannot be written there after all, as network file systems say as late as now.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    lock = _lock(folder)
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        yield
+        os.fsync(descriptor)
+    except OSError:
+        if path.is_file():  # some file systems cannot do it for a folder
+            raise
     finally:
-        if lock is not None:
-            (folder / LOCK_FILE).unlink(missing_ok=True)  # while it is still held
-            _locks.discard(lock)
-            os.close(lock)
-        with suppress(OSError):  # not empty, or gone
-            for path in made:
-                path.rmdir()
-
-
-_locks: set[int] = set()  # descriptors
-
-
-def _lock(folder: Path) -> int | None:
-    """Take the lock of a folder; its file's descriptor, or None where there are no locks."""
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} exists and is not a folder.")
-    path = folder / LOCK_FILE
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        if fcntl is None:
-            return None
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        except FileNotFoundError:  # whoever held the folder has just removed it
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.read(descriptor, 100).decode(errors="replace").strip()
-            os.close(descriptor)
-            if not isinstance(error, BlockingIOError):
-                warnings.warn(f"{folder} lies where files cannot be locked ({error}): start nothing else there.", stacklevel=4)
-                return None
-            raise FileExistsError(
-                f"{folder} is being written by another process{f' ({holder})' if holder else ''}: wait for its end, or give "
-                "another folder."
-            ) from None
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):  # not one that its holder has removed meanwhile
-                _locks.add(descriptor)
-                with suppress(OSError):  # a full disk: the name is for the sentence of others alone
-                    os.ftruncate(descriptor, 0)
-                    os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
-                return descriptor
         os.close(descriptor)
-
-
-def _close_locks() -> None:
-    """In a forked process, a loader of data say: it would hold the folder beyond the end of the one that took it."""
-    for descriptor in _locks:
-        os.close(descriptor)
-    _locks.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_locks)
 
 
 def _temporary_name(path: Path) -> Path:

@@ -202,7 +202,7 @@ def one_validation_image(folder):
     "damage, settings, error, message",
     [
         (remove_validation, {}, ValueError, "there is no split 'validation'"),
-        (break_an_image, {}, ValueError, "train_001: The radiograph has PIL mode 'RGB'"),
+        (break_an_image, {}, ValueError, "train_001: train/images/train_001.png: The radiograph has PIL mode 'RGB'"),
         (occupy_out, {}, FileExistsError, "out exists and is not an empty folder; nothing is overwritten"),
         (one_validation_image, {}, ValueError, "1 validation images to compare with: at least 2"),
         (None, {"strengths": [0.5]}, ValueError, "needs a model"),

@@ -1,16 +1,18 @@
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from image_files import joint_sample_of
 from PIL import Image
 from scipy import ndimage
 
 from diffusers_macdm.data.augmentation import AUGMENTATION_DIM, PairAugmentation
 from diffusers_macdm.data.dataset import PairDataset
-from diffusers_macdm.data.loading import case_names, load_pairs
+from diffusers_macdm.data.hub_pairs import pairs_of
+from diffusers_macdm.data.loading import load_pairs
 from diffusers_macdm.data.sampler import StepBatchSampler
 from diffusers_macdm.macdm.image_processor import mask_array, radiograph_array, resize_case, resize_mask, resize_radiograph
 
@@ -61,11 +63,26 @@ def test_radiograph_beyond_16_bits_is_refused():
 
 
 def test_mask_is_zero_or_non_zero():
-    values = np.array([[0, 1], [255, 0]], dtype=np.uint8)
-    for image in (Image.fromarray(values), gray16(values), Image.fromarray(values > 0)):
+    values = np.array([[0, 7], [7, 0]], dtype=np.uint8)
+    label_numbers = np.array([[0, 1], [63, 0]], dtype=np.uint8)
+    for image in (Image.fromarray(values), gray16(values), Image.fromarray(values > 0), Image.fromarray(label_numbers)):
         array = mask_array(image)
         assert array.dtype == bool
         np.testing.assert_array_equal(array, values > 0)
+
+
+def test_shades_of_a_mask_are_cut_at_half():
+    """A JPEG's ringing and smoothed edges are not the mask: "not 0" would make it grow by its seam."""
+    shades = np.array([[0, 3, 127], [128, 250, 255]], dtype=np.uint8)
+    for image in (Image.fromarray(shades), gray16(shades), gray16(shades * np.uint16(257))):
+        np.testing.assert_array_equal(mask_array(image), shades >= 128)
+    np.testing.assert_array_equal(mask_array(Image.fromarray(np.array([[7, 250]], np.uint8))), [[False, True]])
+
+
+@pytest.mark.parametrize("values", [[0, 50, 100], [1, 2], [3, 4, 5], [0, 64, 65]])
+def test_values_of_which_nobody_can_tell_where_the_mask_ends(values):
+    with pytest.raises(ValueError, match=f"mask has values from {min(values)} to {max(values)}"):
+        mask_array(Image.fromarray(np.array([values], dtype=np.uint8)))
 
 
 # ---- resizing
@@ -177,7 +194,7 @@ def test_lesion_outside_the_anatomy_is_not_repaired():
 
 def test_joint_sample_of_values():
     radiograph = Image.fromarray(np.array([[0, 255], [51, 102]], dtype=np.uint8))
-    anatomy = Image.fromarray(np.array([[0, 255], [1, 0]], dtype=np.uint8))
+    anatomy = Image.fromarray(np.array([[0, 5], [1, 0]], dtype=np.uint8))
     lesion = Image.fromarray(np.array([[False, True], [False, False]]))
     sample = joint_sample_of(radiograph, anatomy, lesion, 2)
     assert sample.dtype == torch.float32
@@ -188,8 +205,9 @@ def test_joint_sample_of_values():
 def test_a_mask_of_another_size_is_refused():
     square, wide = Image.new("L", (8, 8)), Image.new("L", (9, 8))
     images = {"image": square, "anatomy_mask": square, "lesion_mask": wide}
-    with pytest.raises(ValueError, match="lesion_mask is 9 x 8 pixels and the radiograph 8 x 8"):
-        PairDataset(Dataset.from_list([{**images, "label": 0}]), 8)[0]
+    pairs = pairs_of(DatasetDict(train=Dataset.from_list([{**images, "label": 0}])), "train", "owner/name")
+    with pytest.raises(ValueError, match="train-000000: .*lesion_mask: 9 x 8 pixels, but its radiograph .* has 8 x 8"):
+        PairDataset(pairs, 8)[0]
 
 
 # ---- the data set
@@ -236,7 +254,7 @@ def test_pairs_to_joint_samples(tmp_path):
 def test_16_bit_survives_the_loader(tmp_path):
     eight = PairDataset(load_pairs(write_set(tmp_path / "8", {"train": [1]})), 24)
     sixteen = PairDataset(load_pairs(write_set(tmp_path / "16", {"train": [1]}, sixteen_bit=True)), 24)
-    assert sixteen.pairs[0]["image"].mode == "I;16"
+    assert sixteen.pairs.decode(0).depth == 16
     torch.testing.assert_close(sixteen[0]["joint_sample"], eight[0]["joint_sample"])
 
 
@@ -261,9 +279,8 @@ def test_unlabeled_images_get_the_null_label(tmp_path):
 
 @pytest.mark.parametrize("label", [-1, 0.5, "fracture"])
 def test_labels_that_are_no_class_are_refused(tmp_path, label):
-    pairs = load_pairs(write_set(tmp_path / "set", {"train": [label]}))
-    with pytest.raises(ValueError, match=f"train_00: label {label!r}"):
-        PairDataset(pairs, 24)
+    with pytest.raises(ValueError, match=f"train/metadata.jsonl.*label.*{label!r}"):
+        load_pairs(write_set(tmp_path / "set", {"train": [label]}))
 
 
 def test_faulty_case_is_named(tmp_path):
@@ -271,7 +288,7 @@ def test_faulty_case_is_named(tmp_path):
     Image.new("RGB", (24, 24)).save(root / "train/images/train_01.png")
     data = PairDataset(load_pairs(root), 24)
     data[0]
-    with pytest.raises(ValueError, match="train_01: The radiograph has PIL mode 'RGB'"):
+    with pytest.raises(ValueError, match="train_01: train/images/train_01.png: The radiograph has PIL mode 'RGB'"):
         data[1]
 
 
@@ -288,16 +305,17 @@ def test_data_loader_with_the_sampler(tmp_path):
 def test_names_fall_back_where_none_are_kept(tmp_path):
     import datasets
 
-    pairs = load_pairs(write_set(tmp_path / "set", {"train": [0, 1]}))
+    root = write_set(tmp_path / "set", {"train": [0, 1]})
+    images = Image.open(root / "train/images/train_00.png"), Image.open(root / "train/anatomy/train_00.png")
     nameless = datasets.Dataset.from_dict(
-        {**{column: [row[column].copy() for row in pairs] for column in COLUMNS}, "label": [0, 1]},
+        {**{column: [images[column != "image"].copy()] * 2 for column in COLUMNS}, "label": [0, 1]},
         features=datasets.Features({c: datasets.Image() for c in COLUMNS} | {"label": datasets.Value("int64")}),
-        split="validation",
     )
-    assert case_names(nameless) == ["validation-000000", "validation-000001"]
-    twice = datasets.concatenate_datasets([pairs, pairs])
-    assert len(set(case_names(twice))) == 4
-    assert case_names(pairs.select([1])) == ["train_01"]
+    from_hub = pairs_of(datasets.DatasetDict(validation=nameless), "validation", "owner/name")
+    assert from_hub.names == ["validation-000000", "validation-000001"]
+    pairs = load_pairs(root)
+    assert len(set(pairs.select([0, 1, 0, 1]).names)) == 4
+    assert pairs.select([1]).names == ["train_01"]
 
 
 def test_splits_of_a_folder(tmp_path):
@@ -315,6 +333,13 @@ def test_missing_folder(name):
 
 def test_unreachable_hub_set():
     with pytest.raises(ValueError, match="nobody/nothing: cannot be read as a Hub data set"):
+        load_pairs("hf://datasets/nobody/nothing")
+
+
+def test_a_mistyped_folder_is_not_asked_for_at_the_hub(monkeypatch):
+    """Like all that does not name the Hub: `datasets`, which would look it up, is not even imported."""
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(FileNotFoundError, match="nobody/nothing: no such folder. .* hf://datasets/nobody/nothing"):
         load_pairs("nobody/nothing")
 
 
@@ -326,7 +351,7 @@ def test_folder_without_images(tmp_path):
 def test_empty_metadata(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "metadata.jsonl").touch()
-    with pytest.raises(ValueError, match="train/metadata.jsonl is empty: one line for each case is needed"):
+    with pytest.raises(ValueError, match="train/metadata.jsonl: is empty: one line for each case is needed"):
         load_pairs(tmp_path)
 
 
@@ -334,7 +359,7 @@ def test_missing_columns(tmp_path):
     root = write_set(tmp_path / "set", {"train": [0, 1]})
     metadata = root / "train/metadata.jsonl"
     metadata.write_text(metadata.read_text().replace("lesion_mask_file_name", "lesion_file_name"))
-    with pytest.raises(ValueError, match="column lesion_mask is missing; there are .*image.* are needed"):
+    with pytest.raises(ValueError, match="train/metadata.jsonl: required column 'lesion_mask_file_name' is missing"):
         load_pairs(root)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffusers_macdm.data.sampler import balanced_draws, in_cycles, shuffled
+from diffusers_macdm.data.sampler import StepBatchSampler, balanced_draws, in_cycles, shuffled
 
 
 def test_classes_in_turn_and_each_case_once_before_any_again():
@@ -41,3 +41,28 @@ def test_cycles():
 @pytest.mark.parametrize("seeds", [(0, 1, 2), (5, 0, 0)])
 def test_shuffled(seeds):
     assert shuffled([4, 5, 6], *seeds).tolist() == np.random.default_rng(list(seeds)).permutation([4, 5, 6]).tolist()
+
+
+@pytest.mark.parametrize("num_unlabeled, num_labeled", [(2, 250), (100, 20), (1, 3), (50, 50)])
+def test_unlabeled_cases_are_drawn_at_their_natural_share(num_unlabeled, num_labeled):
+    """As a class of their own, two of 252 films got a third of all draws."""
+    labels = [number % 2 for number in range(num_labeled)] + [2] * num_unlabeled
+    steps = 6 * len(labels)
+    draws = [index for batch in StepBatchSampler(labels, 10, steps, seed=1, unlabeled=2) for index, _ in batch]
+    counts = np.bincount(draws, minlength=len(labels))
+    share = num_unlabeled / len(labels)
+    assert counts[num_labeled:].sum() == 10 * steps * share
+    assert counts[num_labeled:].max() - counts[num_labeled:].min() <= 1
+    of_class = [counts[:num_labeled][label::2].sum() for label in (0, 1)]
+    assert abs(of_class[0] - of_class[1]) <= 1
+    window = [
+        np.isin(draws[first : first + 1000], range(num_labeled, len(labels))).sum() for first in range(0, 10 * steps, 1000)
+    ]
+    assert all(abs(count - 1000 * share) <= 1 for count in window[:-1])
+
+
+def test_without_unlabeled_cases_the_draws_are_what_they_were():
+    labels = [0, 1, 1, 0, 1, 0, 2, 2]
+    before = list(StepBatchSampler(labels, 3, 20, seed=5))
+    assert list(StepBatchSampler(labels, 3, 20, seed=5, unlabeled=3)) == before
+    assert list(StepBatchSampler([3] * 4, 3, 20, seed=5, unlabeled=3)) == list(StepBatchSampler([3] * 4, 3, 20, seed=5))

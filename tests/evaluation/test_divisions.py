@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from data_folders import DataFolder
 
 from diffusers_macdm.data.cases import Cases, load_cases
 from diffusers_macdm.evaluation.divisions import (
@@ -202,3 +203,15 @@ def test_leaks_are_refused_by_name(phantom, synthetic, tmp_path):
     synthetic_of(planted, lambda row: {**row, "patient_id": patient})
     with pytest.raises(ValueError, match=f"validation split .*{patient}"):
         refuse_leaks(phantom, splits, planted, load_synthetic(planted, 16, splits["train"]), allow_unrecorded=True)
+
+
+@pytest.mark.parametrize(
+    "samples_per_class, message", [(None, "split 'train': label 1 has no case and label 2 has"), ([1, 0, 1], "label 1")]
+)
+def test_gaps_in_the_labels_are_named(tmp_path, samples_per_class, message):
+    folder = DataFolder(tmp_path / "films")
+    for label in (0, 2) if samples_per_class is None else (0, 1, 2):
+        folder.add(label=label)
+    folder.write()
+    with pytest.raises(ValueError, match=message):
+        load_real(folder.root, 12, samples_per_class)

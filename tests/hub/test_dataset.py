@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data_folders import usual
 from hub_pushes import read
 from PIL import Image
 
 from diffusers_macdm.hub import dataset as publishing
 from diffusers_macdm.hub import push_dataset
+from diffusers_macdm.macdm.image_processor import mask_array, radiograph_array
 
 
 def test_a_synthetic_set(hub, synthetic, saved, tmp_path):
@@ -117,3 +119,30 @@ def test_many_pairs_are_several_files_and_none_stays(hub, synthetic, tmp_path, m
     monkeypatch.setattr(publishing, "ROWS_PER_FILE", 4)
     push = push_dataset(synthetic, "alice/pairs")
     assert push.deleted == ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"]
+
+
+def test_a_set_as_it_is_read(hub, tmp_path):
+    """Turned files, names as labels, normal films without a lesion mask: published is what a training sees."""
+    folder = usual(tmp_path / "films", film="png16", mask="ids", orientation=6, width=17)
+    for case in folder.cases:
+        case.row["label"] = ("normal", "fracture")[case.label]
+        if case.label == 0:
+            (folder.root / case.split / case.row.pop("lesion_mask_file_name")).unlink()
+    folder.write(bom=True)
+    push_dataset(folder.root, "alice/films", real_images=True)
+    pairs = read(hub, "alice/films", tmp_path)["train"]
+    for row, case in zip(pairs, folder.of("train"), strict=True):
+        assert row["label"] == case.label and row["image"].size == row["lesion_mask"].size == (17, 12)
+        for column, right in (("image", case.radiograph), ("anatomy_mask", case.anatomy), ("lesion_mask", case.lesion)):
+            array = radiograph_array(row[column]) if column == "image" else mask_array(row[column])
+            assert not row[column].getexif() and np.array_equal(array, right)
+
+
+def test_what_macdm_generate_would_not_write_is_named(hub, tmp_path):
+    folder = usual(tmp_path / "films")
+    for case in folder.cases:
+        case.row["seed"] = "first"
+    folder.write()
+    with pytest.raises(ValueError, match="train/metadata.jsonl: a column does not hold what `macdm generate` writes there"):
+        push_dataset(folder.root, "alice/films", real_images=True)
+    assert not any("commit" in str(request) for request in hub.requests)

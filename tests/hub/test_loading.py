@@ -71,7 +71,8 @@ if not offline:
     result["guidance without classifier"] = error(lambda: sample(bare, guidance_scale=1.0))
     bare = MaCDMPipeline.from_pretrained("alice/bare", guidance_classifier=classifier)
     result["given classifier"] = bool(sample(bare, guidance_scale=1.0).isfinite().all())
-    result["pairs read"] = PairDataset(load_pairs("alice/pairs", "train"), 16)[3]["joint_sample"].double().sum().item()
+    pairs = PairDataset(load_pairs("hf://datasets/alice/pairs", "train"), 16)
+    result["pairs read"] = pairs[3]["joint_sample"].double().sum().item()
     result["version"] = difference(load_pipeline("alice/leg@v1"), MaCDMPipeline.from_pretrained(local))
     result["no version"] = error(lambda: load_pipeline("alice/leg@v9"))
     for token in ("hf_alice", "hf_bob", "hf_nobody"):

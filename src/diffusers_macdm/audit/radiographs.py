@@ -5,19 +5,17 @@ Ranges: radiograph file -> [0, 1] -> uint8 `[N, 64, 64]`.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import torch
 
 from ..data.dataset import PairDataset
-from ..data.loading import case_names, load_pairs, radiograph_digest
-from ..macdm.image_processor import radiograph_array
+from ..data.loading import load_pairs, radiograph_digest
+from ..data.pairs import Pairs
 from ..provenance.records import digests_of_training
 from .images import to_audit_size
 
@@ -63,7 +61,7 @@ class Radiographs:
             ValueError: when a radiograph cannot be decoded (it is named).
         """
         names, rows = dataset.names, [{} for _ in dataset.names]
-        images, digests = _read(_decoded(dataset.pairs.select_columns(["image"]), names), size)
+        images, digests = _read(_decoded(dataset.pairs), size)
         return cls(images, names, names, digests, dataset.labels, dataset.patient_ids, rows, size)
 
 
@@ -79,40 +77,28 @@ def load_radiographs(data: str | Path, split: str, size: int | None = None, colu
     Raises:
         ValueError: when the split cannot be read, is empty, or a radiograph cannot be decoded (it is named).
     """
-    import datasets
-
     pairs = load_pairs(data, split)
     if not len(pairs):
         raise ValueError(f"{data}, split {split!r}: there are no images.")
-    names, where = case_names(pairs), f"{data}, split {split!r}, "
-    images = pairs.select_columns(["image"])
-    stored = [row["image"] for row in images.cast_column("image", datasets.Image(decode=False))]
-    files = [_file_name(Path(data) / split, file["path"], name) for file, name in zip(stored, names, strict=True)]
-    side = min(_sides(stored, names, where)) if size is None else size
-    resized, digests = _read(_decoded(images, names, where), side)
+    where = f"{data}, split {split!r}, "
+    side = size
+    if side is None:
+        try:
+            side = min(max(pairs.size(i)) for i in range(len(pairs)))
+        except ValueError as error:
+            raise ValueError(f"{where}{error}") from error
+    resized, digests = _read(_decoded(pairs, where), side)
     kept = [column for column in columns if column in pairs.column_names]
-    values = {column: list(pairs[column]) for column in kept}
-    rows = [{column: values[column][i] for column in kept} for i in range(len(pairs))]
-    patients = list(pairs["patient_id"]) if "patient_id" in pairs.column_names else [None] * len(pairs)
-    return Radiographs(resized, files, names, digests, list(pairs["label"]), patients, rows, side)
+    rows = [{column: pairs[i][column] for column in kept} for i in range(len(pairs))]
+    return Radiographs(resized, pairs.files, pairs.names, digests, pairs["label"], pairs["patient_id"], rows, side)
 
 
-def _sides(stored: Sequence[dict], names: Sequence[str], where: str) -> Iterator[int]:
-    """Yield the longer side of each image, from its header alone."""
-    for file, name in zip(stored, names, strict=True):
+def _decoded(pairs: Pairs, where: str = "") -> Iterator[np.ndarray]:
+    for index in range(len(pairs)):
         try:
-            with PIL.Image.open(file["path"] if file["bytes"] is None else io.BytesIO(file["bytes"])) as image:
-                yield max(image.size)
-        except (ValueError, OSError) as error:
-            raise ValueError(f"{where}{name}: {error}") from error
-
-
-def _decoded(images, names: Sequence[str], where: str = "") -> Iterator[np.ndarray]:
-    for index, name in enumerate(names):
-        try:
-            yield radiograph_array(images[index]["image"])
-        except (ValueError, OSError) as error:
-            raise ValueError(f"{where}{name}: {error}") from error
+            yield pairs.radiograph(index)
+        except ValueError as error:
+            raise ValueError(f"{where}{error}") from error
 
 
 def _read(radiographs: Iterable[np.ndarray], size: int) -> tuple[torch.Tensor, list[str]]:
@@ -125,15 +111,6 @@ def _read(radiographs: Iterable[np.ndarray], size: int) -> tuple[torch.Tensor, l
             yield radiograph
 
     return to_audit_size(passing(), size), digests
-
-
-def _file_name(folder: Path, path: str | None, name: str) -> str:
-    if path is None:
-        return name
-    try:
-        return Path(path).resolve().relative_to(folder.resolve()).as_posix()
-    except ValueError:  # of a Hub data set: the path in its archive, or in the cache
-        return Path(path).name
 
 
 def trained_on(

@@ -15,7 +15,7 @@ import diffusers
 import numpy as np
 import torch
 
-from ..data.loading import MissingSplit
+from ..data.pairs import MissingSplit
 from ..devices import available_device
 from ..files import locked, new_folder, refuse_filled, write_json, write_json_lines
 from ..hub.loading import load_pipeline, own_version

@@ -159,6 +159,5 @@ def load_cases(data: str | Path, split: str, size: int, *, synthetic: bool = Fal
         joint_samples = torch.stack([dataset[index]["joint_sample"] for index in range(len(dataset))])  # [N, 3, size, size]
     except ValueError as error:
         raise ValueError(f"{data}, split {split!r}, {error}") from error
-    sites = dataset.pairs["site"] if "site" in dataset.pairs.column_names else None
     patients = None if synthetic else dataset.patient_ids
-    return Cases.of(joint_samples, dataset.labels, dataset.names, patients, sites)
+    return Cases.of(joint_samples, dataset.labels, dataset.names, patients, dataset.pairs["site"])

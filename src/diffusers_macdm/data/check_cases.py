@@ -1,106 +1,66 @@
-"""Faults of single cases: of their three images, and of the label beside the lesion mask."""
+"""Faults of decoded cases: of their values, of the label beside the lesion mask, and of all of them together."""
 
 from __future__ import annotations
 
-import io
-import posixpath
-from pathlib import Path
-
 import numpy as np
-from PIL import Image
 
-from ..macdm.image_processor import mask_array, radiograph_array
 from ..macdm.joint_sample import NORMAL_LABEL
+from .decoding import Case, Decoded
 from .faults import Report
-from .layout import IMAGE_COLUMNS, METADATA
 from .loading import radiograph_digest
 
 
-# What stands in metadata.jsonl: `datasets` makes the column `image` out of `image_file_name`, and so on.
-FILE_NAME_COLUMNS = {column: f"{column}_file_name" for column in IMAGE_COLUMNS}
 CONTRADICTION = "label contradicts the lesion mask"  # a kind of fault
+DARK = 0.25  # a set whose brightest film stays below this share of the scale has another scale
 
 
 class CaseInspection:
-    """Checks of one case after the other; of each radiograph the digest is kept, for the next ones.
+    """Checks of one case after the other; of each radiograph a few numbers are kept, for the next ones.
 
     Args:
-        data_dir: folder of the set.
         report: gets the faults and notes.
     """
 
-    def __init__(self, data_dir: Path, report: Report):
-        self.data_dir = data_dir
+    def __init__(self, report: Report):
         self.report = report
         self.first_with_content: dict[str, dict[str, str]] = {}  # digest of the decoded radiograph -> split -> file
+        self.first_of_depth: dict[int, str] = {}  # bits of a radiograph's values -> file
+        self.brightest, self.first_film = 0.0, ""
 
-    def check(self, split: str, line: int, row: dict) -> None:
-        """Check the files and the label of one row of `metadata.jsonl`."""
-        row_at = f"{split}/{METADATA}:{line}"
-        images = {
-            column: self._read_image(split, row_at, name_column, row[name_column])
-            for column, name_column in FILE_NAME_COLUMNS.items()
-            if name_column in row
-        }
-        radiograph = images.get("image")
-        if radiograph is not None:
-            self._check_radiograph(*radiograph)
-        masks = {}
-        for column in ("anatomy_mask", "lesion_mask"):
-            if images.get(column) is None:
-                continue
-            file, image = images[column]
-            if radiograph is not None and image.size != radiograph[1].size:
-                reason = f"{_size(image)} pixels, but its radiograph {radiograph[0]} has {_size(radiograph[1])}."
-                self.report.fault(file, "size mismatch", reason)
-            try:
-                masks[column] = mask_array(image)
-            except ValueError as error:
-                self.report.fault(file, "not grayscale", str(error))
-        label_is_valid = self._check_label(row_at, row)
-        if "lesion_mask" in masks:
-            if label_is_valid and row["label"] is not None:
-                self._check_label_against_lesion(images["lesion_mask"][0], row["label"], masks["lesion_mask"])
-            if "anatomy_mask" in masks:
-                self._check_lesion_in_anatomy(images, masks["anatomy_mask"], masks["lesion_mask"])
+    def check(self, split: str, case: Case, decoded: Decoded) -> None:
+        """Take over what the decoder found, and look at the values of one case."""
+        self.report.faults += [*decoded.refusals, *decoded.findings]
+        if decoded.radiograph is not None:
+            self._check_radiograph(split, case.files["image"].name, decoded)
+        self._check_label_against_lesion(case, decoded)
+        self._check_masks(case, decoded)
 
-    def _read_image(self, split: str, row_at: str, column: str, name) -> tuple[str, Image.Image] | None:
-        """Return the decoded image and its path; None, and a fault, when there is none."""
-        inside = path_inside(name)
-        if inside is None:
-            reason = f"{column} is {name!r}; a relative path inside the folder {split} is needed."
-            self.report.fault(row_at, "path outside the folder" if isinstance(name, str) and name else "missing file", reason)
-            return None
-        file = f"{split}/{inside}"
-        try:
-            content = (self.data_dir / file).read_bytes()
-        except FileNotFoundError:
-            reason = f"{column} in line {row_at.rpartition(':')[2]} names it, but it is not there."
-            self.report.fault(file, "missing file", reason)
-            return None
-        except OSError as error:
-            self.report.fault(file, "unreadable image", f"cannot be read ({error.strerror}).")
-            return None
-        try:
-            Image.open(io.BytesIO(content)).verify()  # checksums, which decoding passes over
-            image = Image.open(io.BytesIO(content))
-            image.load()  # opening reads the header alone: a truncated file shows here
-        except Exception as error:  # Pillow's decoders raise many classes (OSError, SyntaxError, struct.error, ...)
-            what = "unknown format" if isinstance(error, Image.UnidentifiedImageError) else str(error) or type(error).__name__
-            self.report.fault(file, "unreadable image", f"cannot be decoded ({what}).")
-            return None
-        return file, image
+    def compare_all(self) -> None:
+        """Look at the set as a whole, after the last case."""
+        if {12, 16} <= set(self.first_of_depth):
+            reason = (
+                f"has no value above 4095 and is read as 12 bits, while {self.first_of_depth[16]} has 16: it is a dark "
+                "film, or the two are of different scales; bring them to one."
+            )
+            self.report.fault(self.first_of_depth[12], "two depths", reason)
+        if 0 < self.brightest < DARK:
+            reason = (
+                f"no film of the set is brighter than {self.brightest:.2g} of the full scale of its files: all come in nearly "
+                "black; stretch them to the scale of their format (8 or 16 bits), all by the same factor."
+            )
+            self.report.fault(self.first_film, "dark set", reason)
 
-    def _check_radiograph(self, file: str, image: Image.Image) -> None:
-        try:
-            values = radiograph_array(image)
-        except ValueError as error:
-            self.report.fault(file, "not grayscale", str(error))
+    def _check_radiograph(self, split: str, file: str, decoded: Decoded) -> None:
+        values = decoded.radiograph
+        lowest, highest = float(values.min()), float(values.max())
+        if lowest == highest:
+            self.report.fault(file, "blank radiograph", f"every pixel has the same value ({highest:g} of 1).")
             return
-        if values.min() == values.max():
-            self.report.fault(file, "blank radiograph", f"every pixel has the same value ({values.flat[0]:g} of 1).")
-            return
-        split = file.split("/")[0]
+        self.first_film = self.first_film or file
+        self.first_of_depth.setdefault(decoded.depth, file)
+        self.brightest = max(self.brightest, highest)
+        if ((values == lowest) | (values == highest)).all():
+            self.report.note(file, "film like a mask", "the radiograph has two values, as a mask has: are they swapped?")
         first_by_split = self.first_with_content.setdefault(radiograph_digest(values), {})
         elsewhere = [first for other, first in first_by_split.items() if other != split]
         first = first_by_split.setdefault(split, file)
@@ -111,50 +71,47 @@ class CaseInspection:
             reason = f"has the same content, pixel by pixel, as {first}."
             self.report.note(file, "duplicate radiograph", reason)
 
-    def _check_label(self, row_at: str, row: dict) -> bool:
-        if "label" not in row:
-            return False
-        label = row["label"]
-        if label is None or (json_type(label) == "integer" and label >= 0):
-            return True
-        reason = f"label is {label!r}; 0 (normal), 1, 2, ... or null (unlabeled) is allowed."
-        self.report.fault(row_at, "invalid label", reason)
-        return False
-
-    def _check_label_against_lesion(self, lesion_file: str, label: int, lesion_mask: np.ndarray) -> None:
-        pixels = int(lesion_mask.sum())
+    def _check_label_against_lesion(self, case: Case, decoded: Decoded) -> None:
+        label, file = case.values["label"], case.files["lesion_mask"]
+        if decoded.lesion_mask is None or label is None or file is None:
+            return
+        pixels = int(decoded.lesion_mask.sum())
         if label == NORMAL_LABEL and pixels:
             reason = f"label {label} means no lesion, but the lesion mask has {pixels} pixels."
         elif label != NORMAL_LABEL and not pixels:
             reason = f"label {label} means a lesion, but the lesion mask is empty."
         else:
             return
-        self.report.fault(lesion_file, CONTRADICTION, reason)
+        self.report.fault(file.name, CONTRADICTION, reason)
 
-    def _check_lesion_in_anatomy(self, images: dict, anatomy_mask: np.ndarray, lesion_mask: np.ndarray) -> None:
-        if anatomy_mask.shape != lesion_mask.shape:
-            return  # a size mismatch, told already
-        outside = int((lesion_mask & ~anatomy_mask).sum())
+    def _check_masks(self, case: Case, decoded: Decoded) -> None:
+        anatomy, lesion = decoded.anatomy_mask, decoded.lesion_mask
+        if lesion is not None and case.files["lesion_mask"] is not None and 2 * lesion.sum() > lesion.size:
+            self.report.note(
+                case.files["lesion_mask"].name, "inverted mask", "the lesion covers more than half of the film: is it inverted?"
+            )
+        if anatomy is None:
+            return
+        name = case.files["anatomy_mask"].name
+        if not anatomy.any():
+            empty_lesion = lesion is not None and not lesion.any()
+            if empty_lesion:
+                self.report.note(name, "empty anatomy mask", "the anatomy mask is empty.")
+        elif _looks_inverted(anatomy):
+            self.report.note(name, "inverted mask", "the border of the film is inside more than the middle: is it inverted?")
+        if lesion is None or lesion.shape != anatomy.shape:  # a size mismatch, told already
+            return
+        outside = int((lesion & ~anatomy).sum())
         if outside:
-            reason = f"{outside} of {int(lesion_mask.sum())} lesion pixels are outside the anatomy mask."
-            self.report.fault(images["lesion_mask"][0], "lesion outside the anatomy", reason)
-        elif not anatomy_mask.any():
-            self.report.note(images["anatomy_mask"][0], "empty anatomy mask", "the anatomy mask is empty.")
+            reason = f"{outside} of {int(lesion.sum())} lesion pixels are outside the anatomy mask."
+            self.report.fault(case.files["lesion_mask"].name, "lesion outside the anatomy", reason)
 
 
-def path_inside(name) -> str | None:
-    """Return the normalised path, or None where it is no relative path that stays inside its folder."""
-    if not isinstance(name, str) or not name or "\\" in name or "\0" in name or name.startswith("/"):
-        return None
-    name = posixpath.normpath(name)
-    return None if name == "." or name.split("/")[0] == ".." else name
-
-
-def json_type(value) -> str:
-    """Return the name that JSON has for the type of a value."""
-    names = {type(None): "null", bool: "boolean", int: "integer", float: "number", str: "string", list: "array"}
-    return names.get(type(value), "object")
-
-
-def _size(image: Image.Image) -> str:
-    return f"{image.width} x {image.height}"
+def _looks_inverted(mask: np.ndarray) -> bool:
+    """Whether nearly all of the border is inside and most of the middle is not."""
+    height, width = mask.shape
+    if min(height, width) < 8:
+        return False
+    border = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
+    middle = mask[height // 4 : -(height // 4), width // 4 : -(width // 4)]
+    return border.mean() > 0.9 and middle.mean() < 0.5

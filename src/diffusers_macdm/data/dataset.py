@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 
-from ..macdm.image_processor import mask_array, radiograph_array, resize_case
+from ..macdm.image_processor import resize_case
 from ..macdm.joint_sample import join
 from .augmentation import AUGMENTATION_DIM, PairAugmentation
-from .layout import IMAGE_COLUMNS
-from .loading import case_names, radiograph_digest
-
-
-if TYPE_CHECKING:
-    import datasets
+from .loading import radiograph_digest
+from .pairs import Pairs
 
 
 UNLABELED = -1  # a `null_label` that is no class label of any network
@@ -26,7 +21,7 @@ class PairDataset(torch.utils.data.Dataset):
     """Cases of `load_pairs` as joint samples; each is decoded and resampled once and then kept in memory.
 
     Args:
-        pairs: rows with `image`, `anatomy_mask`, `lesion_mask`, `label` (see `load_pairs`).
+        pairs: the cases (see `load_pairs`).
         size: side of the joint samples in pixels.
         augmentation: applied to the items that are asked for with an augmentation seed.
         null_label: class label given to unlabeled images; "num_classes" stands for the one after those of the set, None
@@ -42,17 +37,17 @@ class PairDataset(torch.utils.data.Dataset):
     Attributes:
         labels: class label of each case.
         num_classes: 1 + the largest label of a labeled case.
-        names: name of each case (see `case_names`).
+        names: name of each case.
         patient_ids: patient of each case, or None.
 
     Raises:
-        ValueError: when a label is not an integer (or is missing and there is no `null_label`), or, on access, when a
-            case cannot be decoded. The case is named.
+        ValueError: when a label is missing and there is no `null_label`, or, on access, when a case cannot be decoded. The case
+            is named.
     """
 
     def __init__(
         self,
-        pairs: datasets.Dataset,
+        pairs: Pairs,
         size: int,
         augmentation: PairAugmentation | None = None,
         null_label: int | Literal["num_classes"] | None = None,
@@ -60,16 +55,15 @@ class PairDataset(torch.utils.data.Dataset):
         self.pairs = pairs
         self.size = size
         self.augmentation = augmentation
-        self.names: list[str] = case_names(pairs)
-        labels = [_class_label(label, name) for label, name in zip(pairs["label"], self.names, strict=True)]
+        self.names: list[str] = pairs.names
+        labels = pairs["label"]
         if null_label is None and None in labels:
             name = self.names[labels.index(None)]
             raise ValueError(f"{name}: the image has no label, and no null label is set for unlabeled images.")
         self.num_classes: int = 1 + max((label for label in labels if label is not None), default=-1)
         null = self.num_classes if null_label == "num_classes" else null_label
         self.labels: list[int] = [null if label is None else label for label in labels]
-        has_patients = "patient_id" in pairs.column_names
-        self.patient_ids: list[str | None] = list(pairs["patient_id"]) if has_patients else [None] * len(pairs)
+        self.patient_ids: list[str | int | None] = pairs["patient_id"]
         self._cases: dict[int, list[torch.Tensor]] = {}
         self._sources: dict[int, torch.Tensor] = {}  # joint samples at twice the size, which the augmentation reads
         self._digests: dict[int, str] = {}
@@ -99,11 +93,7 @@ class PairDataset(torch.utils.data.Dataset):
         if index not in self._cases:
             if not 0 <= index < len(self):
                 raise IndexError(f"index {index} is outside the {len(self)} cases.")
-            try:
-                row = self.pairs[index]
-                decoded = _decode_case(*(row[column] for column in IMAGE_COLUMNS))
-            except (ValueError, OSError) as error:
-                raise ValueError(f"{self.names[index]}: {error}") from error
+            decoded = self.pairs.arrays(index)
             self._digests[index] = radiograph_digest(decoded[0])
             resized = resize_case(*decoded, self.size)
             self._cases[index] = [torch.from_numpy(np.ascontiguousarray(array)) for array in resized]
@@ -112,21 +102,3 @@ class PairDataset(torch.utils.data.Dataset):
                 source = resize_case(*decoded, min(side, 2 * self.size))
                 self._sources[index] = join(*(torch.from_numpy(np.ascontiguousarray(array)) for array in source))
         return self._cases[index]
-
-
-def _decode_case(radiograph_image, anatomy_image, lesion_image):
-    for name, mask_image in (("anatomy_mask", anatomy_image), ("lesion_mask", lesion_image)):
-        if mask_image.size != radiograph_image.size:
-            raise ValueError(
-                f"{name} is {mask_image.width} x {mask_image.height} pixels and the radiograph "
-                f"{radiograph_image.width} x {radiograph_image.height}; they must have the same size."
-            )
-    return radiograph_array(radiograph_image), mask_array(anatomy_image), mask_array(lesion_image)
-
-
-def _class_label(label, name: str) -> int | None:
-    if label is None or (isinstance(label, float) and math.isnan(label)):
-        return None
-    if isinstance(label, bool) or not isinstance(label, (int, float)) or label != int(label) or label < 0:
-        raise ValueError(f"{name}: label {label!r} is not a class label; 0, 1, 2, ... or null are allowed.")
-    return int(label)

@@ -39,3 +39,20 @@ class Report:
     def to_dict(self) -> dict:
         """Return everything JSON-ready."""
         return asdict(self)
+
+
+LONGEST = 400  # characters of a value that a sentence shows
+
+
+def shown(text: str) -> str:
+    """Return a text that a terminal shows and a file keeps: what cannot be printed is escaped, what is long is cut."""
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
+def brief(value) -> str:
+    """Return a JSON value as a sentence shows it."""
+    try:
+        return "null" if value is None else shown(repr(value))
+    except (RecursionError, ValueError):  # nested without an end, or a number without one
+        return f"a {type(value).__name__}"

@@ -1,89 +1,63 @@
-"""One split of a data set of pairs, from a folder or from the Hub, and the names of its cases."""
+"""One split of a data set of pairs, from a folder or from the Hub."""
 
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+import re
+from pathlib import Path
 
 import numpy as np
 
-from ..hub.names import refuse_no_repository
-from .layout import REQUIRED_COLUMNS, unfinished
+from ..hub.names import REPOSITORY
+from .layout import SPLITS
+from .pairs import Pairs, missing_split
+from .reader import read_folder
 
 
-if TYPE_CHECKING:
-    import datasets
+HUB = "hf://datasets/"  # before the name of a data set of the Hub: what does not say so is a folder, and asked for nowhere
 
 
-class MissingSplit(ValueError):
-    """Raised where a data set can be read and has no split of the name that was asked for."""
-
-
-def load_pairs(
-    data: str | Path, split: str = "train", config_name: str | None = None, cache_dir: str | None = None
-) -> datasets.Dataset:
-    """Open one split of a data set of pairs with the `datasets` library.
+def load_pairs(data: str | Path, split: str = "train", config_name: str | None = None, cache_dir: str | None = None) -> Pairs:
+    """Open one split of a data set of pairs.
 
     Args:
-        data: folder in the project's layout (read as an `imagefolder`), or the name of a Hub data set, `owner/name`.
+        data: folder in the project's layout, or `hf://datasets/owner/name` for a data set of the Hub. A folder is read by
+            `data.reader`, file by file, and never looked for anywhere else.
         split: `train`, `validation` or `test`.
         config_name: configuration of a Hub data set.
-        cache_dir: where `datasets` keeps its tables; its default when None.
+        cache_dir: where `datasets` keeps the tables of a Hub data set; its default when None.
 
     Returns:
-        Rows with `image`, `anatomy_mask`, `lesion_mask` (PIL images) and `label` (int, or None for an unlabeled
-        image), and whatever else the set has (`patient_id`, `site`, provenance).
+        The cases, whose images are decoded when they are asked for.
 
     Raises:
-        FileNotFoundError: when there is no such folder.
+        FileNotFoundError, NotADirectoryError: when there is no such folder.
         MissingSplit: when the set has no such split.
         ValueError: when it cannot be read or lacks one of the four columns, and for a generated set that is not finished.
     """
-    import datasets
+    if str(data).startswith(HUB):
+        from .hub_pairs import load_hub_pairs
 
-    is_folder = Path(data).is_dir()
-    if not is_folder:
-        refuse_no_repository(data, "data set")
-    if is_folder and (reason := unfinished(data)) is not None:
-        raise ValueError(f"{data}: {reason}")
-    try:
-        if is_folder:
-            splits = datasets.load_dataset("imagefolder", data_dir=str(data), cache_dir=cache_dir)
-        else:
-            splits = datasets.load_dataset(str(data), config_name, cache_dir=cache_dir)
-    except Exception as error:  # of many classes; datasets wraps the one that says what is wrong
-        empty = [path for path in sorted(Path(data).glob("*/metadata.jsonl")) if not path.stat().st_size] if is_folder else []
-        if empty:
-            raise ValueError(f"{empty[0]} is empty: one line for each case is needed.") from error
-        cause = error.__cause__ or error
-        reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
-        hint = " (`macdm check` lists every fault)" if is_folder else ""
-        what = "data folder" if is_folder else "Hub data set (and there is no such folder)"
-        raise ValueError(f"{data}: cannot be read as a {what}: {reason}{hint}") from error
-    if split not in splits:
-        raise MissingSplit(f"{data}: there is no split {split!r}; there is {', '.join(map(repr, splits))}.")
-    pairs = splits[split]
-    missing = [column for column in REQUIRED_COLUMNS if column not in pairs.column_names]
-    if missing:
+        return load_hub_pairs(str(data).removeprefix(HUB), split, config_name, cache_dir)
+    if not Path(data).exists() and re.fullmatch(REPOSITORY, str(data)):
+        raise FileNotFoundError(f"{data}: no such folder. A data set of the Hub is asked for as {HUB}{data}.")
+    folder = read_folder(data)
+    if folder.refusals:
+        first, more = folder.refusals[0], len(folder.refusals) - 1
+        others = f" and {more} more fault{'s' if more > 1 else ''}" if more else ""
         raise ValueError(
-            f"{data}, split {split!r}: column {', '.join(missing)} is missing; there are "
-            f"{', '.join(pairs.column_names)}, and {', '.join(REQUIRED_COLUMNS)} are needed."
+            f"{data}: cannot be read as a data folder: {first.file}: {first.reason.rstrip('.')}{others} (`macdm check` lists "
+            "every fault)."
         )
-    return pairs
-
-
-def case_names(pairs: datasets.Dataset) -> list[str]:
-    """Return the name of each case: its image's file name without the suffix, or `split-index` in a set that has kept no file
-    names or has one of them twice."""
-    import datasets
-
-    undecoded = pairs.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
-    paths = [row["image"]["path"] for row in undecoded]
-    names = [PurePosixPath(str(path).replace("\\", "/")).stem if path else None for path in paths]
-    if None in names or len(set(names)) < len(names):
-        return [f"{pairs.split or 'case'}-{index:06d}" for index in range(len(pairs))]
-    return names
+    if not folder.cases:
+        raise ValueError(
+            f"{data}: cannot be read as a data folder: there is none of the folders {', '.join(SPLITS)} (`macdm check` lists "
+            "every fault)."
+        )
+    if split not in folder.cases:
+        raise missing_split(data, split, folder.cases)
+    sizes = {name: len(cases) for name, cases in folder.cases.items()}
+    return Pairs(folder.cases[split], split, folder.columns[split], sizes, folder.class_names)
 
 
 def radiograph_digest(radiograph: np.ndarray) -> str:

@@ -54,10 +54,12 @@ class StepBatchSampler(torch.utils.data.Sampler):
     its own stretch. Position `p` belongs to class `p mod K` (of `K` classes), so the classes of a batch differ by one
     case at most and the remainder rotates; within a class, cases come in shuffled cycles, so all are visited equally
     often.
+    Unlabeled cases are no class of their own: they get the share of the positions that they have of the cases, at even
+    distances, and the classes share the others.
     `balance="none"` treats the set as a single class: shuffled epochs.
 
     Args:
-        labels: class label of each case (unlabeled ones, under the null label, are a class as well).
+        labels: class label of each case.
         batch_size: cases per process and step.
         num_steps: step at which the stream ends; one step is one batch of one process (a micro-batch, not an update,
             under gradient accumulation).
@@ -65,6 +67,7 @@ class StepBatchSampler(torch.utils.data.Sampler):
         start_step: first step.
         rank, num_processes: this process and how many there are. Do not let `accelerate` shard the sampler again.
         balance: `"class"` or `"none"`.
+        unlabeled: the label that stands for none, larger than all others.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class StepBatchSampler(torch.utils.data.Sampler):
         rank: int = 0,
         num_processes: int = 1,
         balance: str = "class",
+        unlabeled: int | None = None,
     ):
         if balance not in BALANCES:
             raise ValueError(f"balance={balance!r} is not known; allowed are {', '.join(BALANCES)}.")
@@ -90,6 +94,8 @@ class StepBatchSampler(torch.utils.data.Sampler):
         labels = np.asarray(labels)
         classes = [labels == label for label in np.unique(labels)] if balance == "class" else [labels == labels]
         self.members = [np.flatnonzero(members) for members in classes]
+        apart = balance == "class" and len(classes) > 1 and unlabeled is not None
+        self.num_unlabeled, self.num_cases = int((labels == unlabeled).sum()) if apart else 0, len(labels)
         self.batch_size, self.num_steps, self.start_step = batch_size, num_steps, start_step
         self.seed, self.rank, self.num_processes = seed, rank, num_processes
         self._cycle = functools.lru_cache(maxsize=4 * len(self.members))(self._shuffled)
@@ -107,7 +113,11 @@ class StepBatchSampler(torch.utils.data.Sampler):
         return [self._draw(position) for position in range(first, first + self.batch_size)]
 
     def _draw(self, position: int) -> tuple[int, int]:
-        visit, class_number = divmod(position, len(self.members))
+        before, after = (place * self.num_unlabeled // self.num_cases for place in (position, position + 1))
+        if after > before:  # the unlabeled ones, whose label is the last
+            visit, class_number = before, len(self.members) - 1
+        else:
+            visit, class_number = divmod(position - before, len(self.members) - (self.num_unlabeled > 0))
         cycle, place = divmod(visit, len(self.members[class_number]))
         state = np.random.SeedSequence([self.seed, position]).generate_state(1, np.uint64)[0]
         return int(self._cycle(class_number, cycle)[place]), int(state >> np.uint64(1))

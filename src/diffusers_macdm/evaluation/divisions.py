@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..data.cases import UNKNOWN_PATIENT, Cases, load_cases, of_each_class
+from ..data.labels import gap
 from ..data.layout import HELD_OUT_SPLITS
-from ..data.loading import MissingSplit, case_names, load_pairs
+from ..data.loading import load_pairs
+from ..data.pairs import MissingSplit
 from ..data.splits import check_patients, split_by_patient
 from ..provenance.guard import MOST_NAMED, refuse_contaminated
 
@@ -60,6 +62,9 @@ def load_real(
             for name, cases in splits.items()
         }
     )
+    missing = gap(splits["train"].class_labels.tolist())
+    if missing is not None:
+        raise ValueError(f"{data}, split 'train': {missing}.")
     lesion = splits["train"].has_lesion
     if lesion.all() or not lesion.any():
         raise ValueError(
@@ -68,6 +73,9 @@ def load_real(
         )
     if samples_per_class is not None:
         splits["train"] = of_each_class(splits["train"], samples_per_class)
+        missing = gap(splits["train"].class_labels.tolist())
+        if missing is not None:
+            raise ValueError(f"samples_per_class {list(samples_per_class)} is not allowed: {missing}.")
     return leave_out_duplicates(splits, pooled)
 
 
@@ -121,7 +129,7 @@ def load_synthetic(folder: str | Path, size: int, real_train: Cases) -> Cases:
     sources = dict.fromkeys(synthetic.names)
     for column in ("source", "masks_from"):
         if column in pairs.column_names:
-            behind = zip(case_names(pairs), pairs[column], strict=True)
+            behind = zip(pairs.names, pairs[column], strict=True)
             sources |= {pair: source for pair, source in behind if source is not None}
     return replace(synthetic, sites=tuple(site_of.get(sources[name]) for name in synthetic.names))
 

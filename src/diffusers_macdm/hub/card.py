@@ -19,6 +19,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..data.layout import FOLDERS
+from ..data.pairs import Pairs
 from ..generate.synthetic_set import CONTACT_SHEET_FILE, SETTINGS_FILE, SUMMARY_FILE
 from .card_facts import (
     PIPELINE_TAG,
@@ -166,7 +167,7 @@ def dataset_card(set_dir: str | Path, repo_id: str, *, license: str | None = Non
         FileNotFoundError: when there is no such set.
         ValueError: when the set cannot be read, and for a repository name that the Hub would refuse.
     """
-    from datasets import DatasetInfo
+    from datasets import Dataset, DatasetInfo, Features, Image, SplitDict, SplitInfo
     from datasets.info import DatasetInfosDict
 
     from ..data.loading import load_pairs
@@ -190,8 +191,13 @@ def dataset_card(set_dir: str | Path, repo_id: str, *, license: str | None = Non
         ],
     )
     first = next(iter(pairs.values()))
-    info = DatasetInfo(features=first.features, splits=first.info.splits)
-    info.dataset_size = sum(split.num_bytes for split in info.splits.values())
+    values = Dataset.from_list([first[index] for index in range(len(first))]).features
+    features = Features({name: Image() if name in FOLDERS else values[name] for name in first.column_names})
+    sizes = {split: _num_bytes(set_pairs) for split, set_pairs in pairs.items()}
+    info = DatasetInfo(features=features, splits=SplitDict())
+    for split, set_pairs in pairs.items():
+        info.splits.add(SplitInfo(split, num_bytes=sizes[split], num_examples=len(set_pairs)))
+    info.dataset_size = sum(sizes.values())
     info.download_size = sum(path.stat().st_size for split in splits for path in (set_dir / split).rglob("*") if path.is_file())
     DatasetInfosDict({"default": info}).to_dataset_card_data(metadata)
     summary = read_object(set_dir / SUMMARY_FILE) or {}
@@ -252,6 +258,11 @@ def _model_folder(model_dir: str | Path) -> Path:
     if not (model_dir / "model_index.json").is_file():
         raise FileNotFoundError(f"{model_dir}: there is no model_index.json here, so it is no saved MaCDMPipeline.")
     return model_dir
+
+
+def _num_bytes(pairs: Pairs) -> int:
+    """Size of the images of a folder's split."""
+    return sum(file.path.stat().st_size for case in pairs.cases for file in case.files.values() if file is not None)
 
 
 def _short(repo_id: str) -> str:

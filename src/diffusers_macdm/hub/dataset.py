@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from huggingface_hub import DatasetCard
 
 from ..data.check import inspect_dataset
 from ..data.check_cases import CONTRADICTION
 from ..data.layout import IMAGE_COLUMNS, METADATA, OPTIONAL_COLUMNS, PROVENANCE_COLUMNS, REQUIRED_COLUMNS, SPLITS
+from ..data.loading import load_pairs
+from ..data.pairs import Pairs
 from ..files import read_json
 from ..generate.synthetic_set import CONTACT_SHEET_FILE, SETTINGS_FILE, SUMMARY_FILE
 from .card import dataset_card
@@ -46,7 +47,7 @@ def push_dataset(
     dry_run: bool = False,
     show_progress: bool = False,
 ) -> Push:
-    """Publish a data set of pairs, so that `datasets.load_dataset(repo_id)` and `load_pairs(repo_id)` read it.
+    """Publish a data set of pairs, so that `datasets.load_dataset(repo_id)` and `--dataset_name` of the trainings read it.
 
     Images and masks become image columns of Parquet files, written anew from their pixels: nothing else that a file carries
     goes along. Pseudonyms stand for the real cases (`source`, `masks_from`) and for `patient_id`: numbers in the order in
@@ -84,7 +85,8 @@ def push_dataset(
         raise ValueError(
             f"{data} has {len(faults)} fault(s), which `macdm check` lists; the first is {first.file}: {first.reason}"
         )
-    rows = {split: _rows(folder / split) for split in SPLITS if (folder / split / METADATA).is_file()}
+    sets = {split: load_pairs(folder, split) for split in SPLITS if (folder / split / METADATA).is_file()}
+    rows = {split: [pairs[index] for index in range(len(pairs))] for split, pairs in sets.items()}
     notes = refuse_real_images(folder, rows, real_images)
     if contradictions:
         notes.append(f"In {len(contradictions)} of the pairs the lesion mask contradicts the label; `macdm check` lists them.")
@@ -93,8 +95,8 @@ def push_dataset(
 
     with tempfile.TemporaryDirectory(prefix="macdm-push-") as temporary:
         files: dict[str, Path | bytes] = {}
-        for split, of_split in rows.items():
-            files |= _parquet_files(folder / split, split, of_split, pseudonyms, Path(temporary))
+        for pairs in sets.values():
+            files |= _parquet_files(pairs, pseudonyms, Path(temporary))
         for name in settings:
             files[name] = json_bytes(published_settings(read_json(folder / name, None), pseudonyms, image_digests))
         if settings and (folder / CONTACT_SHEET_FILE).is_file():  # another one may name cases in its captions
@@ -112,14 +114,7 @@ def push_dataset(
     return Push(files=sorted(files), left_out=left_out, notes=notes + more, **done)
 
 
-def _rows(split_folder: Path) -> list[dict]:
-    lines = (split_folder / METADATA).read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.strip()]
-
-
-def _parquet_files(
-    split_folder: Path, split: str, rows: list[dict], pseudonyms: Pseudonyms, temporary: Path
-) -> dict[str, Path]:
+def _parquet_files(pairs: Pairs, pseudonyms: Pseudonyms, temporary: Path) -> dict[str, Path]:
     """Write the pairs of one split as `data/SPLIT-00000-of-0000N.parquet`."""
     import datasets
 
@@ -133,26 +128,32 @@ def _parquet_files(
         ("patient_id", "site", "model", "source", "masks_from", "lesion_from", "lesion_masks", "scheduler"), text
     )
     known = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS, *PROVENANCE_COLUMNS)
-    present = [name for name in known if name in IMAGE_COLUMNS or any(name in row for row in rows)]
+    present = [name for name in known if name in pairs.column_names]
     features = datasets.Features({name: types[name] for name in present})
 
-    num_files = max(1, -(-len(rows) // ROWS_PER_FILE))
+    split, num_files = pairs.split, max(1, -(-len(pairs) // ROWS_PER_FILE))
     files = {}
     for number_of_file in range(num_files):
         first = number_of_file * ROWS_PER_FILE
         columns: dict[str, list] = {name: [] for name in present}
-        for index, row in enumerate(rows[first : first + ROWS_PER_FILE], start=first):
-            published = published_row(row, pseudonyms)
-            for column in IMAGE_COLUMNS:
-                path = split_folder / row[f"{column}_file_name"]
-                generated = re.fullmatch(r"synthetic_\d+", path.stem)
-                name = f"{path.stem}.png" if generated else f"{split}_{index:06d}.png"
-                published[column] = {"path": name, "bytes": pixels_as_png(path)}
+        for index in range(first, min(first + ROWS_PER_FILE, len(pairs))):
+            published, size = published_row(pairs[index], pseudonyms), pairs.size(index)
+            for column, file in pairs.cases[index].files.items():
+                stem = "" if file is None else PurePosixPath(file.file_name).stem
+                name = f"{stem}.png" if re.fullmatch(r"synthetic_\d+", stem) else f"{split}_{index:06d}.png"
+                published[column] = {"path": name, "bytes": pixels_as_png(file, size)}
             for name in present:
                 columns[name].append(published.get(name))
         file = f"data/{split}-{number_of_file:05d}-of-{num_files:05d}.parquet"
         target = temporary / Path(file).name
-        datasets.Dataset.from_dict(columns, features=features).to_parquet(str(target))
+        try:
+            table = datasets.Dataset.from_dict(columns, features=features)
+        except (ValueError, TypeError, OverflowError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"{split}/{METADATA}: a column does not hold what `macdm generate` writes there: {reason}"
+            ) from error
+        table.to_parquet(str(target))
         files[file] = target
     return files
 

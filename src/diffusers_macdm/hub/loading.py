@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
+from ..checks import check_weights
 from ..macdm import MaCDMPipeline
-from ..provenance.weights import first_non_finite
 from .errors import TRANSPORT_ERROR, hub_reason
 from .model_folder import MODEL_INDEX, check_folder
 from .names import refuse_no_repository, split_revision
@@ -41,20 +40,15 @@ def load_pipeline(model: str | Path) -> MaCDMPipeline:
             folder = Path(MaCDMPipeline.download(repo_id, revision=revision))
         check_folder(folder)
         pipe = MaCDMPipeline.from_pretrained(folder)
-        _refuse_non_finite(pipe)
     except Exception as error:  # of many classes, from diffusers, huggingface_hub and safetensors
         reason = None if is_folder else hub_reason(error)
         reason = reason or (str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
         what = "as a MaCDMPipeline" if is_folder else "from the Hub (and there is no such folder)"
         raise ValueError(f"{model}: cannot be loaded {what}: {reason}") from error
+    for network in (pipe.unet, pipe.guidance_classifier, pipe.weak_unet):
+        if network is not None:
+            check_weights(str(model), network)
     return pipe
-
-
-def _refuse_non_finite(pipe: MaCDMPipeline) -> None:
-    for name, component in pipe.components.items():
-        weight = first_non_finite(component) if isinstance(component, torch.nn.Module) else None
-        if weight is not None:
-            raise ValueError(f"the weight {weight} of its {name} is not finite (NaN or infinite)")
 
 
 def _ask_the_hub(repo_id: str, revision: str | None) -> None:

@@ -30,9 +30,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..data.decoding import ImageFile
 from ..files import read_json
 from ..generate.settings import Settings as GenerateSettings
 from ..generate.synthetic_set import SETTINGS_FILE, SUMMARY_FILE
+from ..macdm.image_processor import grayscale_values
 from ..provenance.records import digests_alone
 
 
@@ -240,14 +242,23 @@ def published_row(row: dict, pseudonyms: Pseudonyms) -> dict:
     if "patient_id" in row:
         published["patient_id"] = pseudonyms.of("patient", row["patient_id"])
     if row.get("model") is not None:
-        published["model"] = last_part(row["model"])
+        published["model"] = last_part(str(row["model"]))
     return published
 
 
-def pixels_as_png(path: Path) -> bytes:
-    """Return the pixels of an image and nothing else: a file may carry texts and the place and time of the exposure."""
-    with Image.open(path) as image:
-        pixels = Image.fromarray(np.asarray(image))
+def pixels_as_png(file: ImageFile | None, empty: tuple[int, int]) -> bytes:
+    """Return the pixels of an image and nothing else: a file may carry texts and the place and time of the exposure.
+
+    They are published as training reads them, upright.
+
+    Args:
+        file: the image; None for a mask without a file, which is empty.
+        empty: width and height of an empty mask.
+    """
+    if file is None:
+        pixels = Image.new("L", empty)
+    else:
+        pixels = Image.fromarray(np.ascontiguousarray(grayscale_values(file.open()[0])))
     buffer = io.BytesIO()
     pixels.save(buffer, format="PNG")
     return buffer.getvalue()

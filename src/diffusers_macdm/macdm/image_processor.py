@@ -1,54 +1,130 @@
 """Between what a user holds (PIL images, arrays, tensors) and the tensors of the pipeline.
 
 Ranges: radiograph file -> [0, 1] -> [-1, 1] -> [0, 1] -> file; mask 0 / non-zero -> {0, 1} -> {-1, 1} -> {0, 1} -> 0 / 255.
+The decoder of the data sets is made of the functions here, so that a film is to the pipeline what it was in training.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
+import PIL.ImageOps
 import torch
 
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 _FULL_SCALE = {"1": 1, "L": 255, "I;16": 65535, "I;16B": 65535, "I;16L": 65535, "I": 65535}
+PHOTOMETRIC = 262  # TIFF tag: 0 where white is zero
+TWELVE_BITS = 4095  # what detectors give; files have 8 or 16 bits
+MOST_LABEL_IDS = 63  # a mask with more than two values up to here holds numbers of structures, no shades
 
 
 # --- files: decoding and resampling -----------------------------------------------------------------------------------
 
 
 def radiograph_array(image: PIL.Image.Image) -> np.ndarray:
-    """Decode an 8- or 16-bit grayscale image to float32 `[H, W]` in [0, 1].
+    """Decode an 8- or 16-bit grayscale image to float32 `[H, W]` in [0, 1], upright (see `grayscale_values`).
 
-    The full scale of the file format (255 or 65535) maps to 1, not the image's brightest value: exposure is kept.
+    The full scale of the values maps to 1, not the image's brightest value: exposure is kept. It is that of the file's format,
+    255 or 65535, and 4095 for a 16-bit file without a value beyond 12 bits, which would come in black otherwise.
 
     Raises:
-        ValueError: for every other mode (colour, palette, float), and for 32-bit values beyond 16 bits.
+        ValueError: for every other mode (colour, palette, float), for several images in one file, and for 32-bit values beyond
+            16 bits.
     """
-    values = _grayscale_values(image, "radiograph")
-    full_scale = _FULL_SCALE[image.mode]
-    if image.mode == "I" and (values.min() < 0 or values.max() > full_scale):
-        raise ValueError(f"The radiograph has values from {values.min()} to {values.max()}; 0 to 65535 (16 bits) are allowed.")
-    return values.astype(np.float32) / np.float32(full_scale)
+    values = grayscale_values(image, "radiograph")
+    return values.astype(np.float32) / np.float32(radiograph_scale(values, image.mode))
+
+
+def radiograph_scale(values: np.ndarray, mode: str) -> int:
+    """Return the value that stands for 1 in a radiograph with these values and this PIL mode.
+
+    Raises:
+        ValueError: for 32-bit values beyond 16 bits.
+    """
+    full_scale, brightest = _FULL_SCALE[mode], int(values.max())
+    if mode == "I" and (values.min() < 0 or brightest > full_scale):
+        raise ValueError(f"The radiograph has values from {values.min()} to {brightest}; 0 to 65535 (16 bits) are allowed.")
+    return TWELVE_BITS if full_scale > TWELVE_BITS >= brightest else full_scale
 
 
 def mask_array(image: PIL.Image.Image) -> np.ndarray:
-    """Decode a mask to bool `[H, W]`: 0 is outside, everything else is inside.
+    """Decode a mask to bool `[H, W]`, upright: see `mask_reading`.
 
     Raises:
-        ValueError: when the image is not grayscale (a palette index or a colour is not a mask value).
+        ValueError: when the image is not grayscale (a palette index or a colour is not a mask value), holds several images, or
+            has values of which nobody can tell where the mask ends.
     """
-    return _grayscale_values(image, "mask") != 0
+    return mask_reading(grayscale_values(image, "mask"))[0]
 
 
-def _grayscale_values(image: PIL.Image.Image, what: str) -> np.ndarray:
+def mask_reading(values: np.ndarray) -> tuple[np.ndarray, str | None]:
+    """Say which pixels of a mask are inside, and what is odd about its values.
+
+    0 is outside and everything else inside, also where whole numbers up to `MOST_LABEL_IDS` tell structures apart. More than
+    two values that reach the upper half of 0..255 or 0..65535 are shades, of a JPEG or of smoothed edges: cut at half, since
+    "not 0" would make the mask grow by its seam.
+
+    Args:
+        values: `[H, W]`, whole numbers.
+
+    Returns:
+        bool `[H, W]`, and None or a clause that goes on after "the mask".
+
+    Raises:
+        ValueError: for values without a 0, and for more than two that are neither of the above.
+    """
+    lowest, highest = int(values.min()), int(values.max())
+    is_highest = values == highest
+    if lowest >= 0 and (is_highest | (values == 0)).all():  # empty, full, or two values
+        return values != 0, None
+    range_of = f"more than two values, from {lowest} to {highest}"
+    full_scale = 255 if highest <= 255 else 65535
+    if 2 * highest > full_scale:
+        if (is_highest | (values == lowest)).all():
+            range_of = f"the values {lowest} and {highest}, and no 0"
+        return 2 * values.astype(np.int64) > full_scale, f"has {range_of} (a JPEG, or smoothed edges?), and is cut at half"
+    if lowest < 0 or highest > MOST_LABEL_IDS or not (values == 0).any():
+        raise ValueError(
+            f"The mask has values from {lowest} to {highest}, which is no mask: 0 outside and one value inside is needed, or "
+            f"label numbers from 0 to {MOST_LABEL_IDS}."
+        )
+    return values != 0, None
+
+
+def grayscale_values(image: PIL.Image.Image, what: str = "image") -> np.ndarray:
+    """Return the gray values of an image as they stand in the file, `[H, W]`, upright.
+
+    Raises:
+        ValueError: when there are several images in the file, or it is not grayscale.
+    """
+    if getattr(image, "is_animated", False):
+        raise ValueError(f"The {what}'s file holds several images (frames or pages); one is allowed: keep one of them.")
     if image.mode not in _FULL_SCALE:
         raise ValueError(
             f"The {what} has PIL mode {image.mode!r}; 8- or 16-bit grayscale is allowed (modes 1, L, I;16, I): "
             "import it into the layout first."
         )
-    return np.asarray(image)
+    white_is_zero = image.mode.startswith("I;16") and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0
+    values = np.asarray(upright(image))
+    return 65535 - values if white_is_zero else values  # of 8-bit TIFF files Pillow inverts them, of 16-bit ones it does not
+
+
+def orientation(image: PIL.Image.Image) -> int:
+    """Return how a file says that its image has to be turned: a number of the EXIF standard, 1 for not at all.
+
+    Of a TIFF file, ask before it is decoded: Pillow turns it then, and forgets.
+    """
+    value = image.getexif().get(PIL.ExifTags.Base.Orientation, 1)
+    return value if value in range(2, 9) else 1
+
+
+def upright(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Turn the image as its file says that it has to be shown (EXIF orientation)."""
+    image.load()
+    return image if orientation(image) == 1 else PIL.ImageOps.exif_transpose(image)
 
 
 def resize_radiograph(array: np.ndarray, size: int) -> np.ndarray:
@@ -146,8 +222,10 @@ def radiographs_from(value, name: str, size: int) -> torch.Tensor:
 
 def masks_from(value, name: str, size: int, keep_small: bool) -> torch.Tensor:
     """One or several masks -> `[B, 1, size, size]` float32 in {0, 1}; types, shapes and errors as `radiographs_from`.
-    Any non-zero value is inside. PIL images are resampled as in training: with `keep_small` for lesions, without for the
-    anatomy (`data.loading.resize_mask`)."""
+
+    Any non-zero value of an array or a tensor is inside; PIL images are read by `mask_array` and resampled as in training: with
+    `keep_small` for lesions, without for the anatomy (`resize_mask`).
+    """
     return torch.cat([_masks_from_one(item, name, size, keep_small) for item in _as_list(value, name)])
 
 
@@ -223,7 +301,7 @@ def check_same_sizes(**images) -> None:
     for name, value in images.items():
         for item in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(item, PIL.Image.Image):
-                sizes.setdefault(item.size, name)
+                sizes.setdefault(upright(item).size, name)
     if len(sizes) > 1 and len(set(sizes.values())) > 1:
         raise ValueError(
             f"{', '.join(f'{name} has {w}x{h}' for (w, h), name in sizes.items())} pixels; a radiograph and its masks must "

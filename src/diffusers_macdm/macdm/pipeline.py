@@ -370,9 +370,10 @@ class MaCDMPipeline(DiffusionPipeline):
     def decode(self, latents: torch.Tensor, case: Case, labels: torch.Tensor, refine_masks: bool, output_type: str) -> tuple:
         """Turn `[B, 3, H, W]` into radiographs, refined masks and labels: the fields of [`MaCDMPipelineOutput`]."""
         if not latents.isfinite().all():
+            # Images of them would be black, and look like a result.
             raise ValueError(
-                "The samples are not finite: the weights are damaged, or the numbers leave the range of "
-                f"{str(self.unet.dtype).removeprefix('torch.')}. Nothing can be made of them."
+                f"The samples of {type(self.scheduler).__name__} in {self.num_timesteps} steps of {self.unet.dtype} are not "
+                "finite: use weights that are, another scheduler, float32, or less guidance."
             )
         label_list = [label if label < self.unet.num_classes else None for label in labels.tolist()]
         latents = torch.where(case.is_kept, case.clean, latents)

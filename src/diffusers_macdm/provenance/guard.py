@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.layout import SPLITS
-from ..data.loading import MissingSplit, case_names, load_pairs, radiograph_digest
-from ..macdm.image_processor import radiograph_array
+from ..data.loading import load_pairs, radiograph_digest
+from ..data.pairs import MissingSplit
 from .records import TrainedOn, Trainings, read_provenance, read_rows, read_settings
 
 
@@ -29,7 +29,7 @@ class Contamination:
     """Reason why one case must not be measured on.
 
     Attributes:
-        case: its name (`data.loading.case_names`).
+        case: its name (`data.pairs.Pairs.names`).
         reason: what goes on after "the case", without a full stop: "trained the denoiser".
     """
 
@@ -128,14 +128,11 @@ class _Case:
 
 def _real_cases(real: str | Path, split: str) -> Iterator[_Case]:
     pairs = load_pairs(real, split)
-    names = case_names(pairs)
-    patients = pairs["patient_id"] if "patient_id" in pairs.column_names else [None] * len(names)
-    images = pairs.select_columns(["image"])
-    for index, (name, patient) in enumerate(zip(names, patients, strict=True)):
+    for index, (name, patient) in enumerate(zip(pairs.names, pairs["patient_id"], strict=True)):
         try:
-            digest = radiograph_digest(radiograph_array(images[index]["image"]))
-        except (ValueError, OSError) as error:
-            raise ValueError(f"{real}, split {split!r}, {name}: {error}") from error
+            digest = radiograph_digest(pairs.radiograph(index))
+        except ValueError as error:
+            raise ValueError(f"{real}, split {split!r}, {error}") from error
         yield _Case(name, digest, None if patient is None else str(patient))
 
 
@@ -145,7 +142,7 @@ def _names_elsewhere(real: str | Path, split: str) -> set[str]:
     for other in SPLITS:
         if other != split:
             with contextlib.suppress(MissingSplit):
-                names.update(case_names(load_pairs(real, other)))
+                names.update(load_pairs(real, other).names)
     return names
 
 

@@ -12,23 +12,19 @@ folder; patients by `patient_id` as text.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
 from ..data.layout import METADATA, SPLITS
+from ..data.loading import load_pairs
+from ..data.pairs import Pairs
 from ..files import read_json
 from ..hub.names import refuse_no_repository, split_revision
-
-
-if TYPE_CHECKING:
-    import datasets
 
 
 MODEL_INDEX, GENERATION = "model_index.json", "generation.json"
@@ -151,6 +147,8 @@ def record_of_weights(path: str | Path, network: str) -> Path | None:
     if folder.name in ("model", "model_ema") and re.fullmatch(r"checkpoint-\d+", folder.parent.name):
         folder = folder.parent
     if re.fullmatch(r"checkpoint-\d+", folder.name):
+        if (folder / TRAINING_RECORDS[network]).is_file():  # its own, of the run that wrote it; not in those of 0.1.0
+            return folder / TRAINING_RECORDS[network]
         folder = folder.parent
         if folder.name == f"{network}_checkpoints":
             folder = folder.parent
@@ -160,7 +158,7 @@ def record_of_weights(path: str | Path, network: str) -> Path | None:
     return record if record.is_file() else None
 
 
-def trainings_of_data(data: str | Path, pairs: datasets.Dataset) -> Trainings:
+def trainings_of_data(data: str | Path, pairs: Pairs) -> Trainings:
     """Return the trainings behind training data that are synthetic: the model that made them, and its real cases.
 
     Args:
@@ -252,17 +250,16 @@ def read_provenance(folder: Path) -> tuple[TrainedOn | None, dict[str, dict], st
 
 
 def read_rows(folder: Path) -> list[dict]:
+    """Return what a synthetic set says of each of its pairs, and `image_file_name`."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; the folder of a synthetic set is needed.")
-    metadata = [folder / split / METADATA for split in SPLITS if (folder / split / METADATA).is_file()]
-    if not metadata:
+    splits = [split for split in SPLITS if (folder / split / METADATA).is_file()]
+    if not splits:
         raise FileNotFoundError(f"{folder}: there is no train/{METADATA}, so it is no set in the project's layout.")
     rows = []
-    for path in metadata:
-        try:
-            rows += [dict(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} is not valid JSON, line by line: {error}") from error
+    for split in splits:
+        pairs = load_pairs(folder, split)
+        rows += [pairs[index] | {"image_file_name": file} for index, file in enumerate(pairs.files)]
     return rows
 
 

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..data.augmentation import AUGMENTATION_DIM, PairAugmentation
 from ..data.dataset import UNLABELED, PairDataset
-from ..data.loading import load_pairs
+from ..data.labels import gap
+from ..data.loading import HUB, load_pairs
+from ..data.pairs import Pairs
 from ..progress import Progress
 from ..provenance import records as provenance
 from .settings import TrainingSettings
 
 
+def data_of(settings: TrainingSettings) -> str:
+    """What the options name, as `load_pairs` takes it: `--dataset_name` is of the Hub unless it is a folder."""
+    if settings.train_data_dir is not None:
+        return settings.train_data_dir
+    return settings.dataset_name if Path(settings.dataset_name).is_dir() else HUB + settings.dataset_name
+
+
+def load_split(settings: TrainingSettings, split: str) -> Pairs:
+    """One split of the data that the options name."""
+    return load_pairs(data_of(settings), split, settings.dataset_config_name, settings.cache_dir)
+
+
 def load_training_data(settings: TrainingSettings) -> PairDataset:
     """The train split as joint samples, restricted to `--samples_per_class`."""
-    pairs = load_pairs(
-        settings.train_data_dir or settings.dataset_name, "train", settings.dataset_config_name, settings.cache_dir
-    )
+    pairs = load_split(settings, "train")
     if settings.samples_per_class is not None:
         labels = np.array([UNLABELED if label is None else label for label in pairs["label"]])
         chosen = []
@@ -42,6 +55,9 @@ def load_training_data(settings: TrainingSettings) -> PairDataset:
         )
     dataset = PairDataset(pairs, settings.resolution, augmentation, null_label="num_classes")
     known = {label for label in dataset.labels if label < dataset.num_classes}
+    missing = gap(known)
+    if missing is not None:  # a class that no film has would be trained, and sampled
+        raise ValueError(f"The cases to train on: {missing}.")
     if len(known) < 2:
         raise ValueError(
             f"The cases to train on have {f'the single class label {min(known)}' if known else 'no class label'}; the "
@@ -53,7 +69,7 @@ def load_training_data(settings: TrainingSettings) -> PairDataset:
 def describe_data(dataset: PairDataset) -> dict[str, Any]:
     """The facts about the training data that go into the record of the run."""
     labels, counts = np.unique(dataset.labels, return_counts=True)
-    names = ["none" if label == dataset.num_classes else str(label) for label in labels]
+    known = ["none" if label == dataset.num_classes else str(label) for label in labels]
     patients = {str(patient) for patient in dataset.patient_ids if patient is not None}
     # Decodes every case, which the first epoch would do otherwise.
     digests = []
@@ -61,12 +77,14 @@ def describe_data(dataset: PairDataset) -> dict[str, Any]:
         for index in range(len(dataset)):
             digests.append(dataset.image_sha256(index))
             progress.update()
+    names = {"class_names": list(dataset.pairs.class_names)} if dataset.pairs.class_names else {}
     return {
+        **names,
         "num_cases": len(dataset),
-        "cases_per_label": dict(zip(names, counts.tolist(), strict=True)),
+        "cases_per_label": dict(zip(known, counts.tolist(), strict=True)),
         "num_patients": len(patients) or None,
         # Of the whole set: what was held back, and what --samples_per_class left out.
-        "split_sizes": {name: split.num_examples for name, split in (dataset.pairs.info.splits or {}).items()} or None,
+        "split_sizes": dataset.pairs.split_sizes or None,
         "cases": sorted(dataset.names),
         # For the leak guard (diffusers_macdm.provenance).
         "patients": sorted(patients),
@@ -76,7 +94,7 @@ def describe_data(dataset: PairDataset) -> dict[str, Any]:
 
 def earlier_trainings(settings: TrainingSettings, dataset: PairDataset) -> list[dict[str, Any] | None]:
     """Trainings whose cases this one takes over: those of pretrained weights, and those behind synthetic training data."""
-    trainings = provenance.trainings_of_data(settings.train_data_dir or settings.dataset_name, dataset.pairs)
+    trainings = provenance.trainings_of_data(data_of(settings), dataset.pairs)
     if getattr(settings, "pretrained_unet", None):
         trainings += provenance.trainings_of_weights(settings.pretrained_unet, "unet")
     return [None if training is None else training.to_dict() for training in trainings]
