@@ -32,7 +32,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "pipelines"))
 
-from stages import mixed_precision  # noqa: E402
+from stages import mixed_precision, seconds_of, seconds_per_update  # noqa: E402
 
 from diffusers_macdm.data.cases import Cases, load_cases  # noqa: E402
 from diffusers_macdm.files import SETTINGS_FILE, begin, new_file, read_json, write_json, write_text  # noqa: E402
@@ -73,9 +73,11 @@ class Candidate:
 DPM = {
     "scheduler": "DPMSolverMultistepScheduler",
     "scheduler_config": {"use_karras_sigmas": True, "timestep_spacing": "trailing"},
-    "sampling": {"num_inference_steps": 20},
+    "sampling": {"num_inference_steps": 25},
 }
-GUIDED = {"num_inference_steps": 50, "classifier_free_guidance_scale": 2.0}
+SDE = {**DPM, "scheduler_config": {**DPM["scheduler_config"], "algorithm_type": "sde-dpmsolver++"}}
+DDIM = {"scheduler": "DDIMScheduler"}
+GUIDED = {"num_inference_steps": 25, "classifier_free_guidance_scale": 1.5}
 
 
 def options(text: str) -> tuple[str, ...]:
@@ -86,12 +88,17 @@ def options(text: str) -> tuple[str, ...]:
 NETWORK = options(
     "--block_out_channels 64 64 96 --layers_per_block 1 --patch_size 2 --no-augment --train_batch_size 8 --learning_rate 1.2e-3"
     " --task_probabilities 0.9 0.05 0.05 --lesion_region_weight 1 --radiograph_region_weight 1 --loss_channel_weights 1 1 1"
+    " --film_noise 0 --sigma_floor 0.05"
 )
 LEARNED = "--learned_variance --noise_levels uniform"
 CLEAN = "--prediction_type sample --loss_space v_prediction --no-learned_variance"
 LOGNORMAL = f"{CLEAN} --noise_levels lognormal --noise_level_mean -0.4 --noise_level_std 1.4"
-PATCH4 = f"{LOGNORMAL} --patch_size 4 --train_batch_size 16"
+PATCH4 = f"{LOGNORMAL} --patch_size 4 --train_batch_size 32"
 WIDE = "--block_out_channels 96 96 128"
+NOISE = f"{PATCH4} --film_noise 0.04 --sigma_floor 0.01"
+LESION = f"{NOISE} --loss_channel_weights 1 1 3"
+LEVELS = f"{LESION} --noise_level_mean -0.3 --noise_level_std 1.8"
+DEEP = f"{LEVELS} --layers_per_block 2 --attention_levels 2"
 CANDIDATES = (
     Candidate(
         "paper",
@@ -104,7 +111,7 @@ CANDIDATES = (
         same_training_as="paper",
         scheduler_config={"variance_type": "fixed_small"},
     ),
-    Candidate("paper-ddim", "the same, by DDIM", same_training_as="paper", scheduler="DDIMScheduler"),
+    Candidate("paper-ddim", "the same, by DDIM", same_training_as="paper", **DDIM),
     Candidate(
         "v-regions",
         "v predicted, the lesion's region weighted (default of 0.1); DDPM",
@@ -113,28 +120,54 @@ CANDIDATES = (
             " --lesion_region_weight 10 --radiograph_region_weight 4"
         ),
     ),
-    Candidate("v-regions-ddim", "the same, by DDIM", same_training_as="v-regions", scheduler="DDIMScheduler"),
-    Candidate("clean-uniform", "clean sample predicted, error of v; DDIM", options(f"{CLEAN} --noise_levels uniform")),
-    Candidate("clean", "the same, log-normal noise levels", options(LOGNORMAL)),
-    Candidate("patch4", "clean, patches of 4 px, 96 to 128 channels, batches of 16", options(f"{PATCH4} {WIDE}")),
-    Candidate("patch4-narrow", "the same, 64 to 96 channels", options(PATCH4)),
-    Candidate("patch4-head", "patch4 with a head at full resolution", options(f"{PATCH4} {WIDE} --detail_channels 16")),
-    Candidate("patch4-dpm", "patch4 by DPM-Solver++ in 20 steps", same_training_as="patch4", **DPM),
-    Candidate("patch4-25", "patch4 by DDIM in 25 steps", same_training_as="patch4", sampling={"num_inference_steps": 25}),
-    Candidate("patch4-guided", "patch4, classifier-free guidance 2", same_training_as="patch4", sampling=GUIDED),
-    Candidate("clean-dpm", "clean by DPM-Solver++ in 20 steps", same_training_as="clean", **DPM),
-    Candidate("clean-guided", "clean, classifier-free guidance 2", same_training_as="clean", sampling=GUIDED),
+    Candidate("v-regions-ddim", "the same, by DDIM", same_training_as="v-regions", **DDIM),
+    Candidate("clean-uniform", "clean sample predicted, error of v; DDIM", options(f"{CLEAN} --noise_levels uniform"), **DDIM),
+    Candidate("clean", "the same, log-normal noise levels", options(LOGNORMAL), **DDIM),
+    Candidate("clean-dpm", "the same, by DPM-Solver++ in 25 steps", same_training_as="clean", **DPM),
+    Candidate("patch4", "clean, patches of 4 px, 96 to 128 channels, batches of 32", options(f"{PATCH4} {WIDE}"), **DDIM),
+    Candidate("patch4-dpm", "the same, by DPM-Solver++ in 25 steps", same_training_as="patch4", **DPM),
+    Candidate("patch4-sde", "the same, by stochastic DPM-Solver++", same_training_as="patch4", **SDE),
+    Candidate("patch4-head", "the same, a head at full resolution", options(f"{PATCH4} {WIDE} --detail_channels 16"), **SDE),
+    Candidate("noise", "patch4-sde that models the film's noise", options(f"{NOISE} {WIDE}"), **SDE),
+    Candidate("noise-narrow", "the same, 64 to 96 channels", options(NOISE), **SDE),
+    Candidate("noise-lesion", "the same, the lesion mask's error weighted 3", options(LESION), **SDE),
+    Candidate("noise-levels", "the same, noise levels of mean -0.3 and deviation 1.8", options(LEVELS), **SDE),
     Candidate(
-        "clean-insertion",
-        "clean, a fifth of the training on insertion, augmentation with p = 0.12",
-        options(f"{LOGNORMAL} --task_probabilities 0.6 0.1 0.1 0.2 --augment"),
+        "noise-levels-guided",
+        "the same, classifier-free guidance 1.5",
+        same_training_as="noise-levels",
+        **{**SDE, "sampling": GUIDED},
+    ),
+    Candidate("noise-deep", "noise-levels, two blocks and attention at two resolutions", options(DEEP), **SDE),
+    Candidate(
+        "noise-insertion",
+        "noise-levels, a fifth of the training on insertion, augmentation with p = 0.12",
+        options(f"{LEVELS} --task_probabilities 0.7 0.05 0.05 0.2 --augment"),
+        **SDE,
     ),
 )
 
-DATA = {"phantom48": 48, "phantom64": 64, "fracatlas64": 64}  # -> side in pixels
+# For a GPU, and left out unless they are named: a network of a size that minutes there are enough for.
+GPU = f"{LEVELS} --patch_size 2 --block_out_channels 128 256 256 384 --layers_per_block 2 --attention_levels 2 --augment"
+GPU_CANDIDATES = (
+    Candidate(
+        "gpu",
+        "noise-levels with 128 to 384 channels, patches of 2 px, batches of 64",
+        options(f"{GPU} --train_batch_size 64"),
+        **SDE,
+    ),
+    Candidate(
+        "gpu-insertion",
+        "the same, a fifth of the training on insertion",
+        options(f"{GPU} --train_batch_size 64 --task_probabilities 0.7 0.05 0.05 0.2"),
+        **SDE,
+    ),
+)
+
+DATA = {"phantom48": 48, "phantom64": 64, "phantom128": 128, "fracatlas64": 64, "fracatlas96": 96}  # -> side in pixels
 NUM_NORMAL, NUM_LESION = 177, 73  # training cases of the phantom, as many as the paper has
 FRESH = {"num_normal": 102, "num_lesion": 154}  # with those held out of the training set, 192 of each label
-PROBE_UPDATES, PROBE_WARM_UP, LOG_EVERY = 30, 10, 10
+LOG_EVERY = 10
 SHOWN = 16
 TRAINING_CASES = "training_cases.json"  # measures of the real training cases, as if a model had made them
 # glibc's defaults give memory back to the system and take it again in every update, which costs a third of the time.
@@ -193,12 +226,7 @@ def train(args: argparse.Namespace, data: Path, candidate: Candidate) -> Path:
     common += ["--seed", str(args.seed), "--audit_steps", "0", "--validation_steps", "1000000", "--report_to", "none"]
     common += ["--logging_steps", str(LOG_EVERY)]
     if not facts_file.is_file():
-        probe = folder / "probe"
-        shutil.rmtree(probe, ignore_errors=True)
-        launch(args, [*common, "--output_dir", str(probe), "--max_train_steps", str(PROBE_UPDATES)])
-        seconds, _ = seconds_of(probe, after=PROBE_WARM_UP)
-        per_update = seconds / (PROBE_UPDATES - PROBE_WARM_UP)
-        shutil.rmtree(probe)
+        per_update = seconds_per_update(folder / "probe", lambda words: launch(args, [*common, *words]))
         write_json(facts_file, {"seconds_per_update": per_update, "steps": max(1, int(60 * args.budget_minutes / per_update))})
     facts = read_json(facts_file)
     steps = facts["steps"]
@@ -223,20 +251,6 @@ def launch(args: argparse.Namespace, words: Sequence[str]) -> None:
     finished = subprocess.run([sys.executable, *command], env=environment)
     if finished.returncode:
         raise SystemExit(f"error: the training ended with status {finished.returncode}; its output above says why.")
-
-
-def seconds_of(folder: Path, after: int = 0) -> tuple[float, int]:
-    """Seconds that the updates after this one took, and the samples that they saw, by the log of the training."""
-    batch = read_json(folder / "training_config.json")["arguments"]
-    cases = batch["train_batch_size"] * batch["gradient_accumulation_steps"]
-    seconds, samples, before = 0.0, 0, 0
-    for line in (folder / "training_log.jsonl").read_text().splitlines():
-        row = json.loads(line)
-        if before >= after:
-            seen = (row["step"] - before) * cases
-            samples, seconds = samples + seen, seconds + seen / row["samples_per_second"]
-        before = row["step"]
-    return seconds, samples
 
 
 # --- sampling ---------------------------------------------------------------------------------------------------------
@@ -368,7 +382,7 @@ the real training cases. Lesion seen: by it, in films of label 1. Copies: nearer
 
 def write_table(args: argparse.Namespace, num_train: int) -> None:
     """Write OUT/results.json and OUT/quality.md of all candidates that are finished."""
-    done = [args.out / candidate.name / "result.json" for candidate in CANDIDATES]
+    done = [args.out / candidate.name / "result.json" for candidate in (*CANDIDATES, *GPU_CANDIDATES)]
     results = {path.parent.name: read_json(path) for path in done if path.is_file()}
     write_json(args.out / "results.json", {"settings": read_json(args.out / SETTINGS_FILE), "candidates": results})
     if not results:
@@ -402,7 +416,7 @@ def write_table(args: argparse.Namespace, num_train: int) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    by_name = {candidate.name: candidate for candidate in CANDIDATES}
+    by_name = {candidate.name: candidate for candidate in (*CANDIDATES, *GPU_CANDIDATES)}
     torch.set_num_threads(args.threads)
     fixed = ("data", "budget_minutes", "pairs_per_label", "seed", "threads", "skip_copies", "segmenter_steps")
     if args.out.exists() and any(args.out.iterdir()) and not (args.out / SETTINGS_FILE).is_file():
@@ -414,7 +428,7 @@ def run(args: argparse.Namespace) -> None:
     show(in_turn(real), args.out / "real.png", f"Real cases, {args.data}")
     if not (args.out / TRAINING_CASES).is_file():
         write_json(args.out / TRAINING_CASES, measure(real, drawn_from(train_cases, args), seed=args.seed))
-    for name in args.candidates or by_name:
+    for name in args.candidates or [candidate.name for candidate in CANDIDATES]:
         candidate = by_name[name]
         begin(args.out / name, json.loads(json.dumps(asdict(candidate))))
         if (args.out / name / "result.json").is_file():
@@ -434,7 +448,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    names = [candidate.name for candidate in CANDIDATES]
+    names = [candidate.name for candidate in (*CANDIDATES, *GPU_CANDIDATES)]
     parser = argparse.ArgumentParser(
         description=__doc__.partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -442,7 +456,11 @@ def main() -> None:
     parser.add_argument("--data", choices=DATA, default="phantom48", help="what is trained on")
     parser.add_argument("--budget-minutes", type=float, default=5.0, help="time of each training")
     parser.add_argument(
-        "--candidates", nargs="+", choices=names, metavar="NAME", help=f"all when not given: {', '.join(names)}"
+        "--candidates",
+        nargs="+",
+        choices=names,
+        metavar="NAME",
+        help=f"all but those for a GPU when not given: {', '.join(names)}",
     )
     parser.add_argument("--pairs-per-label", type=int, default=64, help="sampled of each candidate")
     parser.add_argument("--batch-size", type=int, default=32, help="pairs sampled at a time")

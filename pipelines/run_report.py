@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,23 @@ from diffusers_macdm.report.palette import PALETTE
 from diffusers_macdm.report.plots import DASHES
 
 
+# Further sets of `macdm generate`: kind -> heading and note of its picture.
+KINDS = {
+    "inserted": (
+        "Real normal films with a lesion painted in",
+        "The first films, not chosen: the outlined lesion and its surroundings are generated, the rest is the film itself.",
+    ),
+    "variations": (
+        "Variations of real cases",
+        "The first cases, not chosen, noised to a part of the way and denoised again.",
+    ),
+    "given_masks": (
+        "New films for given masks",
+        "The outlines are those of real cases, the first ones, not chosen; the films are generated.",
+    ),
+}
+
+
 def report(
     data: str | Path,
     model: str | Path,
@@ -36,7 +54,8 @@ def report(
     num_shown: int = 48,
     stages: dict[str, float] | None = None,
     verdict: str | None = None,
-    inserted: str | Path | None = None,
+    others: Mapping[str, str | Path] | None = None,
+    reference: str | Path | None = None,
 ) -> dict:
     """Write the page and return what `report.json` holds.
 
@@ -48,7 +67,8 @@ def report(
         num_shown: pairs of each kind in the picture.
         stages: seconds by stage, for the page.
         verdict: of the copy audit of these pairs.
-        inserted: folder that `macdm generate --insert-into` has written, to be shown too.
+        others: further sets of `macdm generate` to be shown, by their kind in `KINDS`.
+        reference: picture of the pairs of a longer training, to begin the page with.
     """
     out_dir = Path(out)
     if out_dir.exists():
@@ -98,18 +118,18 @@ def report(
         },
         "stages": stages,
         "copy_audit": verdict,
-        "inserted": inserted is not None,
+        "others": list(others or ()),
         "settings": {"training": configuration["arguments"], "versions": configuration["versions"]},
         "device": "cuda" if torch.cuda.is_available() else f"cpu, {os.cpu_count()} cores",
     }
 
     with new_folder(out_dir) as folder:
         save(sheet, folder / "real_and_synthetic.png")
-        if inserted is not None:
-            shutil.copyfile(Path(inserted) / "contact_sheet.png", folder / "inserted.png")
+        for kind, other in (others or {}).items():
+            shutil.copyfile(Path(other) / "contact_sheet.png", folder / f"{kind}.png")
         _plot(log).savefig(folder / "loss_curve.png", dpi=100)
         write_json(folder / "report.json", facts, indent=2)
-        write_index(folder, _page(title, facts, folder))
+        write_index(folder, _page(title, facts, folder, reference))
     return facts
 
 
@@ -159,7 +179,7 @@ def _plot(log: list[dict]) -> Figure:
     return figure
 
 
-def _page(title: str, facts: dict, folder: Path) -> str:
+def _page(title: str, facts: dict, folder: Path, reference: str | Path | None) -> str:
     training = facts["training"]
     return render(
         Path(__file__).with_name("run_report.html.jinja"),
@@ -167,9 +187,8 @@ def _page(title: str, facts: dict, folder: Path) -> str:
         sheet=png_source((folder / "real_and_synthetic.png").read_bytes()),
         sheet_note="The first pairs of each set, not chosen; upper half label 0 (normal), lower half label 1 (lesion). "
         "Anatomy mask cyan, lesion mask red.",
-        inserted=png_source((folder / "inserted.png").read_bytes()) if facts["inserted"] else None,
-        inserted_note="Real normal films, the first ones, not chosen: the outlined lesion and its neighbourhood are generated, "
-        "the rest is the film to the pixel.",
+        reference=None if reference is None else png_source(Path(reference).read_bytes()),
+        others=[(png_source((folder / f"{kind}.png").read_bytes()), *KINDS[kind]) for kind in facts["others"]],
         labels=facts["labels"],
         normal=str(NORMAL_LABEL),
         curve=png_source((folder / "loss_curve.png").read_bytes()),

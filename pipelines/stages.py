@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +16,7 @@ from diffusers_macdm.files import SETTINGS_FILE, begin, read_json, write_json
 
 
 ROOT = Path(__file__).resolve().parent.parent
+PROBE_UPDATES, PROBE_WARM_UP = 30, 10
 
 
 class Stages:
@@ -85,3 +88,31 @@ def _run(shown: Sequence[str], module: str, arguments: Sequence[str], name: str)
     finished = subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT)
     if finished.returncode:
         raise SystemExit(f"error: {name} ended with status {finished.returncode}; its output above says why.")
+
+
+def seconds_per_update(probe: Path, train: Callable[[list[str]], None]) -> float:
+    """Time an update of a training by a short one, in a folder that is removed again.
+
+    Args:
+        probe: that folder.
+        train: trains with these further options: output folder, number of updates, how often they are logged.
+    """
+    shutil.rmtree(probe, ignore_errors=True)
+    train(["--output_dir", str(probe), "--max_train_steps", str(PROBE_UPDATES), "--logging_steps", str(PROBE_WARM_UP)])
+    seconds, _ = seconds_of(probe, after=PROBE_WARM_UP)
+    shutil.rmtree(probe)
+    return seconds / (PROBE_UPDATES - PROBE_WARM_UP)
+
+
+def seconds_of(folder: Path, after: int = 0) -> tuple[float, int]:
+    """Seconds that the updates after this one took, and the samples that they saw, by the log of the training."""
+    batch = read_json(folder / "training_config.json")["arguments"]
+    cases = batch["train_batch_size"] * batch["gradient_accumulation_steps"]
+    seconds, samples, before = 0.0, 0, 0
+    for line in (folder / "training_log.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if before >= after:
+            seen = (row["step"] - before) * cases
+            samples, seconds = samples + seen, seconds + seen / row["samples_per_second"]
+        before = row["step"]
+    return seconds, samples

@@ -35,13 +35,14 @@ LAYERS = (
     ("evaluation", "quality"),
     ("generate",),
     ("audit",),
-    ("hub.loading", "generate.pairs", "generate.insertion"),
+    ("hub.loading", "hub.model_folder", "generate.pairs", "generate.insertion"),
     ("provenance",),
     ("data", "phantom", "report", "conversion"),
     (
         "statistics",
         "checks",
         "files",
+        "locks",
         "parsing",
         "progress",
         "registration",
@@ -60,9 +61,10 @@ EXTRA_MODULES = {
     for module in ("metrics.base", *(f"metrics.{path.stem}.{path.stem}" for path in SRC.glob("metrics/*/*.py")))
 } | {
     f"training.{name}": {"accelerate"}
-    for name in ("averages", "checkpoints", "classifier", "copy_watch", "denoiser", "loop", "records")
+    for name in ("averages", "classifier", "copy_watch", "denoiser", "loop", "processes", "records", "trainer")
 }
-TRANSITIVE = {"tqdm"}  # huggingface_hub depends on it and shows its own progress with it
+# huggingface_hub depends on tqdm and shows its own progress with it; jinja2 on markupsafe, whose texts it takes as done.
+TRANSITIVE = {"tqdm", "markupsafe"}
 IMPORT_NAMES = {"pillow": "PIL"}  # where it differs from the distribution's name
 
 # A file or folder of one particular machine; a path in a URL, below the home folder or below another one is none.

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    import torch
 
 
 def check_at_least(settings, **least: float) -> None:
@@ -29,3 +34,16 @@ def check_integer(name: str, value: Any, low: int, high: int) -> int:
     if number is None or isinstance(value, bool) or not low <= number <= high:
         raise ValueError(f"{name} is {value!r}; an integer from {low} to {high} is allowed")
     return number
+
+
+def not_finite(named_tensors: Iterable[tuple[str, torch.Tensor]]) -> str | None:
+    """Return the name of the first tensor that holds a NaN or an infinity, or None."""
+    return next((name for name, tensor in named_tensors if not tensor.isfinite().all()), None)
+
+
+def check_weights(what: str, network: torch.nn.Module) -> None:
+    """Raise `ValueError` when a weight of `network` is not finite; `what` says whose it is."""
+    broken = not_finite(network.state_dict().items())
+    if broken is not None:
+        kind = type(network).__name__
+        raise ValueError(f"{what}: the weights of its {kind} are not finite ({broken}); they are of no use.")

@@ -1,8 +1,9 @@
 """Files that are whole or not there: every write of the package goes through here.
 
 A file or folder is written beside its place under a temporary name and then renamed, so a kill or a full disk leaves what was
-there before. What a killed process leaves under such a name goes when the next one writes into the same folder. Output folders
-of long work are begun with some settings, continued with the same ones alone, and finished by one last file.
+there before; it is handed on to the disk itself before the rename, so a power cut does as well. What a killed process leaves
+under such a name goes when the next one writes into the same folder. Output folders of long work are begun with some settings,
+continued with the same ones alone, and finished by one last file; one process at a time writes into them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from typing import Any
 
 import numpy as np
 
+from .locks import LOCK_FILE
+from .locks import locked as locked  # for the others: an output folder is locked by whom it is written by
+
 
 SETTINGS_FILE = "settings.json"
 MADE_AGAIN = "delete it, and it is made again"
@@ -38,7 +42,7 @@ def new_file(path: Path) -> Iterator[Path]:
     temporary.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield temporary
-        temporary.replace(path)
+        replace_file(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -68,14 +72,52 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def replace_file(source: Path, target: Path) -> None:
+    """Rename the file `source` to `target`, in the place of what stood there."""
+    _sync(source)
+    source.replace(target)
+    _sync(target.parent)
+
+
 def replace_folder(source: Path, target: Path) -> None:
     """Rename the folder `source` to `target`; what stood there is moved aside first and deleted afterwards."""
+    for folder, _, names in os.walk(source, topdown=False):
+        for name in names:
+            _sync(Path(folder, name))
+        _sync(Path(folder))
     aside = target.with_name(f"{target.name}.old{TEMPORARY_SUFFIX}")
     shutil.rmtree(aside, ignore_errors=True)
     if target.exists():
         target.rename(aside)  # renamed, not deleted: a kill in the middle of deleting leaves a folder that looks whole
     source.rename(target)
+    _sync(target.parent)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder; renamed first, so that a kill leaves no part of it under its name."""
+    temporary = _temporary_name(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    path.rename(temporary)
+    shutil.rmtree(temporary)
+
+
+def _sync(path: Path) -> None:
+    """Wait until what was written to a file, or into a folder, is on the disk and not only in memory.
+
+    Raises:
+        OSError: when a file cannot be written there after all, as network file systems say as late as now.
+    """
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if path.is_file():  # some file systems cannot do it for a folder
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _temporary_name(path: Path) -> Path:
@@ -166,8 +208,8 @@ def refuse_filled(path: Path) -> None:
 
 
 def _is_filled(folder: Path) -> bool:
-    """Whether there is more than what a call that was killed before anything else has left."""
-    return any(TEMPORARY_NAME.fullmatch(path.name) is None for path in folder.iterdir())
+    """Whether there is more than a lock, and what a call that was killed before anything else has left."""
+    return any(path.name != LOCK_FILE and TEMPORARY_NAME.fullmatch(path.name) is None for path in folder.iterdir())
 
 
 def refuse_foreign(out: Path, finished_file: str, what: str) -> None:
@@ -260,7 +302,7 @@ def read_json(path: Path, remedy: str | None = MADE_AGAIN) -> dict:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # RecursionError: lists in lists without end
         if remedy is None:
             raise ValueError(f"{path} is not valid JSON: {error}") from error
         raise ValueError(f"{path} is damaged ({error}); {remedy}.") from error

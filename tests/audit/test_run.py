@@ -18,7 +18,7 @@ from diffusers_macdm.audit.copies import false_alarm_interval
 from diffusers_macdm.audit.detector import build_detector
 from diffusers_macdm.audit.radiographs import load_radiographs
 from diffusers_macdm.audit.variations import telling_level
-from diffusers_macdm.audit.verdict import verdict
+from diffusers_macdm.audit.verdict import outcome, verdict
 from diffusers_macdm.commands import main as cli
 from diffusers_macdm.statistics.proportions import proportion
 
@@ -76,7 +76,7 @@ def test_every_line_has_every_measure(audited):
     out, _ = audited
     keys = {
         "image_file_name", "nearest_training_image", "aligned_distance", "nearest_ratio", "pixel_distance", "pixel_nearest",
-        "embedding_distance", "embedding_nearest", "closeness", "authentic", "copy", "label",
+        "embedding_distance", "embedding_nearest", "closeness", "authentic", "copy", "far", "label",
     }  # fmt: skip
     lines = lines_of(out)
     assert len(lines) == 6
@@ -205,7 +205,7 @@ def one_validation_image(folder):
         (break_an_image, {}, ValueError, "train_001: train/images/train_001.png: The radiograph has PIL mode 'RGB'"),
         (occupy_out, {}, FileExistsError, "out exists and is not an empty folder; nothing is overwritten"),
         (one_validation_image, {}, ValueError, "1 validation images to compare with: at least 2"),
-        (None, {"strengths": [0.5]}, ValueError, "strengths need the model"),
+        (None, {"strengths": [0.5]}, ValueError, "needs a model"),
         (None, {"strengths": [1.5], "model": "m"}, ValueError, "strengths=1.5 is not allowed"),
         (None, {"embedding": "nowhere"}, FileNotFoundError, "nowhere: there is no embedding here"),
         (None, {"embedding_steps": 0}, ValueError, "embedding_steps=0 is not allowed"),
@@ -256,16 +256,18 @@ def test_command_prints_the_sentence(smallest, capsys):
 # --- the verdict
 
 
-def result_of(copies, total, found=95):
+def result_of(copies, total, found=95, far=0):
     def part(count):
         return {**proportion(np.arange(100) < count), "found": count}
 
-    return {
+    result = {
         "copy_rate": {**proportion(np.arange(total) < copies), "copies": copies},
+        "far_rate": {**proportion(np.arange(total) < far), "far": far},
         "nominal_false_alarm_rate": {"value": 0.05, "interval": list(false_alarm_interval(200))},
         "sensitivity": {"exact": part(100), "shifted": part(found), "combined": part(10)},
         "reliable": found >= 80,
     }
+    return {**result, "outcome": outcome(result)}
 
 
 def test_verdicts():
@@ -277,6 +279,60 @@ def test_verdicts():
     assert verdict(copier).endswith(" That is more than chance gives: the model copies its training images.")
     assert "The audit cannot be relied on: it misses too many planted copies (shifted 60% found)." in verdict(unreliable)
     assert "chance" not in verdict(unreliable)
+    assert [result["outcome"] for result in (honest, copier, unreliable)] == ["chance", "copies", "unreliable"]
+
+
+def test_verdict_on_samples_that_are_no_films():
+    """Far from everybody, none is a copy: what would reassure says nothing."""
+    static = result_of(0, 12, far=12)
+    assert static["outcome"] == "far"
+    assert verdict(static).startswith(
+        "12 of 12 synthetic images lie farther from every training film than real films are (95 % of the validation images): "
+        "this says nothing about copying. 0 of 12 synthetic images lie closer"
+    )
+    assert "chance" not in verdict(static)
+    some = result_of(0, 200, far=60)
+    assert some["outcome"] == "chance" and "60 of 200 synthetic images lie farther" in verdict(some)
+    assert "of these it says nothing about copying." in verdict(some)
+    assert "farther" not in verdict(result_of(0, 200, far=10))  # as many as of real films
+    assert result_of(150, 200, far=150)["outcome"] == "copies"
+    assert result_of(0, 12, found=60, far=12)["outcome"] == "unreliable"
+
+
+def test_static_is_audited_as_no_films(real, audited, tmp_path):
+    static = np.random.default_rng(0).integers(0, 256, (6, 32, 32), dtype=np.uint8)
+    write_split(tmp_path / "made" / "train", static)
+    embedding = audited[0] / "embedding"
+    result = audit(real, tmp_path / "made", tmp_path / "out", embedding=embedding, **QUICK | {"planted": 20})
+    assert result["far_rate"]["far"] == 6 and result["copy_rate"]["copies"] == 0
+    assert all(line["far"] for line in lines_of(tmp_path / "out"))
+    if result["reliable"]:
+        assert result["outcome"] == "far"
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert 'class="verdict bad"' in page and "farther from every training" in page
+
+
+def test_real_films_are_not_far(audited):
+    lines = lines_of(audited[0])
+    assert [line["far"] for line in lines[:3]] == [False] * 3  # copies, one of them mirrored
+    assert sum(line["far"] for line in lines[3:]) <= 1
+
+
+def test_a_set_against_itself_is_refused(real, tmp_path):
+    other = tmp_path / "renamed"
+    shutil.copytree(real / "train", other / "train")
+    for synthetic in (real, other):
+        with pytest.raises(ValueError, match="the very films that train the real set .*, pixel by pixel"):
+            audit(real, synthetic, tmp_path / "out", **QUICK)
+        assert nothing_beside(tmp_path / "out")
+
+
+def test_an_unfinished_set_is_refused(real, synthetic, tmp_path):
+    shutil.copytree(synthetic, tmp_path / "half")
+    (tmp_path / "half" / "generation.json").write_text('{"settings": {}, "versions": {}}')
+    with pytest.raises(ValueError, match=r"half: a generated set that is not finished \(summary.json is missing\): run the"):
+        audit(real, tmp_path / "half", tmp_path / "out", **QUICK)
+    assert nothing_beside(tmp_path / "out")
 
 
 def test_telling_level_is_where_the_curve_stays_at_chance():

@@ -413,7 +413,7 @@ def without_classifier(tmp_path_factory):
         ({"class_labels": [1, 1]}, "each at most once"),
         ({"scheduler": "NoSuchScheduler"}, "'NoSuchScheduler' is no scheduler class"),
         ({"scheduler": "UNet2DModel"}, "'UNet2DModel' is no scheduler class"),
-        ({"scheduler": "LCMScheduler"}, "LCMScheduler cannot sample from this model"),
+        ({"scheduler": "LCMScheduler"}, "scheduler='LCMScheduler' cannot sample from this model"),
         ({"device": "abacus"}, "device='abacus' is not available"),
         ({"model": "no/such/folder"}, "no/such/folder: no such folder"),
         ({"model": "no/repository"}, "no/repository: cannot be loaded from the Hub"),

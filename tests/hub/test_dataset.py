@@ -85,8 +85,9 @@ def test_digests_of_a_set_are_published_without_names(hub, saved, variations, tm
 def test_a_faulty_or_unfinished_set_is_refused(hub, synthetic, tmp_path):
     folder = Path(shutil.copytree(synthetic, tmp_path / "set"))
     (folder / "summary.json").unlink()
-    with pytest.raises(ValueError, match="is not complete .*: run `macdm generate` again"):
+    with pytest.raises(ValueError, match="not finished .*: run the same `macdm generate` again"):
         push_dataset(folder, "alice/pairs")
+    shutil.copy(synthetic / "summary.json", folder)
     next((folder / "train/lesion").iterdir()).unlink()
     with pytest.raises(ValueError, match=r"has 1 fault.*train/lesion/"):
         push_dataset(folder, "alice/pairs")

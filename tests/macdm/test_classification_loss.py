@@ -90,7 +90,7 @@ def test_without_dropout_it_draws_what_it_always_drew():
     noisy = PROCESS.sample(batch["joint_sample"], timesteps, noised).noisy
     assert torch.equal(fed["sample"], noisy) and torch.equal(fed["mask_timestep"], timesteps[:, 1])
     with torch.no_grad():
-        logits = tiny_classifier(sample_size=4)(noisy, timesteps[:, 0], timesteps[:, 1])[labeled]
+        logits = tiny_classifier(sample_size=4)(noisy, timesteps[:, 0], timesteps[:, 1]).logits[labeled]
     expected = -logits.log_softmax(dim=1).gather(1, batch["class_label"][labeled, None]).mean()
     assert terms.total.item() == pytest.approx(expected.item(), rel=1e-5)
 

@@ -18,9 +18,10 @@ MODEL_INDEX = {
     "weak_unet": [None, None],
 }
 UNET_KEYS = """
-    act_fn add_attention attention_head_dim attn_norm_num_groups augmentation_dim block_out_channels bound_variance
+    act_fn add_attention attention_head_dim attn_norm_num_groups augmentation_dim beta_schedule block_out_channels
+    bound_variance
     center_input_sample channel_weights class_embed_type detail_channels down_block_types downsample_padding
-    downsample_type dropout
+    downsample_type dropout film_noise
     flip_sin_to_cos freq_shift in_channels layers_per_block mask_timestep mask_weighting mid_block_scale_factor
     mid_block_type norm_eps norm_num_groups num_attention_heads num_class_embeds num_train_timesteps out_channels
     patch_size resnet_time_scale_shift sample_size time_embedding_dim time_embedding_type time_proj_dim up_block_types

@@ -52,8 +52,8 @@ def test_config_round_trip(tmp_path):
         assert loaded.config[name] == (list(value) if isinstance(loaded.config[name], list) else value), name
     x = sample(channels=2, size=32)
     assert not loaded.training
-    torch.testing.assert_close(loaded(x, 300), classifier(x, 300))
-    assert loaded(x, 300).shape == (2, 4)
+    torch.testing.assert_close(loaded(x, 300).logits, classifier(x, 300).logits)
+    assert loaded(x, 300).logits.shape == (2, 4)
 
 
 @pytest.mark.parametrize("patch_size, sides", [(1, [16, 8]), (2, [8, 4])])
@@ -65,7 +65,7 @@ def test_features(patch_size, sides, block):
     # The last ones are those that the head sees, by their mean and their maximum.
     last = maps[-1].flatten(2)
     expected = torch.cat([last.mean(dim=2), last.amax(dim=2)], dim=1) @ classifier.head.weight.T + classifier.head.bias
-    torch.testing.assert_close(classifier(sample(), 300), expected)
+    torch.testing.assert_close(classifier(sample(), 300).logits, expected)
 
 
 def test_first_features_are_those_before_downsampling():
@@ -85,7 +85,7 @@ def test_gradient_flows_to_the_input():
     direction = sample(seed=1).double()
 
     def log_probability(x):
-        return double(x, 300, 0).log_softmax(dim=1).diagonal().sum()
+        return double(x, 300, 0).logits.log_softmax(dim=1).diagonal().sum()
 
     step = 1e-5
     with torch.no_grad():
@@ -99,18 +99,18 @@ def test_weights_act_on_the_input_or_not_at_all():
     weights = (1.5, 0.5, 0.25)
     classifier = tiny_classifier(channel_weights=weights)
     plain = same_weights(classifier, channel_weights=(1.0, 1.0, 1.0))
-    torch.testing.assert_close(classifier(sample(), 3), plain(sample() * torch.tensor(weights)[:, None, None], 3))
+    torch.testing.assert_close(classifier(sample(), 3).logits, plain(sample() * torch.tensor(weights)[:, None, None], 3).logits)
     on_signal = same_weights(classifier, mask_weighting="signal")
-    assert torch.equal(on_signal(sample(), 3), plain(sample(), 3))
+    assert torch.equal(on_signal(sample(), 3).logits, plain(sample(), 3).logits)
 
 
 def test_timesteps():
     classifier = tiny_classifier()
-    assert not torch.allclose(classifier(sample(), 3), classifier(sample(), 900))
-    assert not torch.allclose(classifier(sample(), 900, 0), classifier(sample(), 900))
-    assert torch.equal(classifier(sample(), 900, 900), classifier(sample(), 900))
-    together = classifier(sample(), torch.tensor([3, 900]), torch.tensor([0, 10]))
-    torch.testing.assert_close(together[1:], classifier(sample()[1:], 900, 10))
+    assert not torch.allclose(classifier(sample(), 3).logits, classifier(sample(), 900).logits)
+    assert not torch.allclose(classifier(sample(), 900, 0).logits, classifier(sample(), 900).logits)
+    assert torch.equal(classifier(sample(), 900, 900).logits, classifier(sample(), 900).logits)
+    together = classifier(sample(), torch.tensor([3, 900]), torch.tensor([0, 10])).logits
+    torch.testing.assert_close(together[1:], classifier(sample()[1:], 900, 10).logits)
     with pytest.raises(ValueError, match="mask_timestep was given to a classifier without one"):
         tiny_classifier(mask_timestep=False)(sample(), 3, 0)
 
@@ -126,9 +126,9 @@ def test_half_precision(dtype):
 
 def test_gradient_checkpointing():
     classifier = tiny_classifier().train()
-    expected = torch.autograd.grad(classifier(sample(), 300).square().sum(), list(classifier.parameters()))
+    expected = torch.autograd.grad(classifier(sample(), 300).logits.square().sum(), list(classifier.parameters()))
     classifier.enable_gradient_checkpointing()
-    found = torch.autograd.grad(classifier(sample(), 300).square().sum(), list(classifier.parameters()))
+    found = torch.autograd.grad(classifier(sample(), 300).logits.square().sum(), list(classifier.parameters()))
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
 
@@ -136,10 +136,10 @@ def test_gradient_checkpointing():
 def test_offloaded_weights():
     """Between calls they are on no device at all; the timestep goes where the sample is."""
     classifier = tiny_classifier()
-    expected = classifier(sample(), 300, 0)
+    expected = classifier(sample(), 300, 0).logits
     accelerate.cpu_offload(classifier, execution_device=torch.device("cpu"))
     assert classifier.device.type == "meta"
-    torch.testing.assert_close(classifier(sample(), 300, 0), expected)
+    torch.testing.assert_close(classifier(sample(), 300, 0).logits, expected)
 
 
 @pytest.mark.parametrize(
@@ -172,11 +172,11 @@ def test_it_learns_a_lesion_of_four_pixels():
     generator = torch.Generator().manual_seed(0)
     for _ in range(80):
         x, labels = batch(32, generator)
-        loss = torch.nn.functional.cross_entropy(classifier(x, 100), labels)
+        loss = torch.nn.functional.cross_entropy(classifier(x, 100).logits, labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     x, labels = batch(200, generator)
     with torch.no_grad():
-        accuracy = (classifier.eval()(x, 100).argmax(dim=1) == labels).float().mean()
+        accuracy = (classifier.eval()(x, 100).logits.argmax(dim=1) == labels).float().mean()
     assert accuracy > 0.95

@@ -63,7 +63,7 @@ def test_one_step_by_hand(kind, prediction_type):
     eps, eps_null, eps_weak = eps_of(pipe.unet, labels), eps_of(pipe.unet, null), eps_of(pipe.weak_unet, labels)
     with torch.enable_grad():
         leaf = x.clone().requires_grad_()
-        log_p = pipe.guidance_classifier(leaf, t).log_softmax(dim=1)
+        log_p = pipe.guidance_classifier(leaf, t).logits.log_softmax(dim=1)
         gradient = torch.autograd.grad(log_p[0, 0] + log_p[1, 1], leaf)[0]
     guided = eps + (s - 1) * (eps - eps_null) + (w - 1) * (eps - eps_weak) - (1 - abar) ** 0.5 * g * gradient
     clean = (x - (1 - abar) ** 0.5 * guided) / abar**0.5
@@ -112,5 +112,5 @@ def test_guidance_raises_the_probability_of_its_label():
     probabilities = []
     for scale in (0.0, 0.05):
         latents = first_step(pipe, class_labels=1, latents=x, guidance_scale=scale)
-        probabilities.append(pipe.guidance_classifier(latents, 749).log_softmax(dim=1)[:, 1].detach())
+        probabilities.append(pipe.guidance_classifier(latents, 749).logits.log_softmax(dim=1)[:, 1].detach())
     assert probabilities[1].mean() > probabilities[0].mean() + 1e-3

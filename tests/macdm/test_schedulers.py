@@ -145,8 +145,8 @@ def test_swapping_in_memory_keeps_the_process(name):
         assert pipe.scheduler.config.clip_sample and pipe.scheduler.config.variance_type == "learned_range"
 
 
-def test_uneven_steps_are_warned_of(log):
-    pipe = tiny_pipeline()
+def test_uneven_steps_of_ddim_are_warned_of(log):
+    pipe = swap(tiny_pipeline(), "DDIM")
     pipe(class_labels=1, num_inference_steps=4)
     assert not log.text
     pipe(class_labels=1, num_inference_steps=3)
@@ -180,10 +180,72 @@ def test_set_scheduler_keeps_the_noise_schedule(name):
     "name, message",
     [
         ("UNet2DModel", "scheduler='UNet2DModel' is no scheduler class of diffusers; for example DDPMScheduler"),
-        ("LCMScheduler", "LCMScheduler cannot sample from this model: it needs a network distilled for consistency"),
-        ("FlowMatchEulerDiscreteScheduler", "cannot"),
+        (
+            "LCMScheduler",
+            "scheduler='LCMScheduler' cannot sample from this model: it needs a network distilled for consistency",
+        ),
+        ("FlowMatchEulerDiscreteScheduler", "scheduler='FlowMatchEulerDiscreteScheduler': .* variance-preserving"),
     ],
 )
 def test_set_scheduler_refuses(name, message):
     with pytest.raises(ValueError, match=message):
         set_scheduler(tiny_pipeline(), name)
+
+
+@pytest.mark.parametrize("name", ["DDPMScheduler", "DDPMParallelScheduler"])
+@pytest.mark.parametrize("steps", [3, 7])
+def test_ddpm_goes_to_the_next_timestep_whatever_the_number_of_steps(name, steps, log):
+    """The posterior mean between two levels of the schedule (DDPM eq. 7), recomputed; so there is nothing to warn of."""
+    pipe = tiny_pipeline()
+    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config, variance_type="fixed_small")
+    scheduler = pipe.scheduler
+    pipe(class_labels=1, num_inference_steps=steps)
+    assert not log.text
+    scheduler.set_timesteps(steps)
+    t, following = scheduler.timesteps[:2].tolist()
+    abar, before = scheduler.alphas_cumprod[t].double(), scheduler.alphas_cumprod[following].double()
+    x, clean = torch.full((1, 3, 2, 2), 0.3), torch.full((1, 3, 2, 2), 0.25)
+    noise = (x - abar.sqrt() * clean) / (1 - abar).sqrt()
+    many = [
+        scheduler.step(noise.float(), torch.tensor(t), x, generator=torch.Generator().manual_seed(seed)).prev_sample
+        for seed in range(2000)
+    ]
+    beta = 1 - abar / before
+    mean = before.sqrt() * beta / (1 - abar) * clean + (abar / before).sqrt() * (1 - before) / (1 - abar) * x
+    error = (beta * (1 - before) / (1 - abar)).sqrt() / (2000 * 12) ** 0.5
+    assert abs(torch.stack(many).double().mean() - mean[0, 0, 0, 0]) < 5 * error
+
+
+@pytest.mark.parametrize("sigmas", ["use_karras_sigmas", "use_exponential_sigmas"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DPMSolverMultistepScheduler",
+        "DPMSolverSinglestepScheduler",
+        "UniPCMultistepScheduler",
+        "DEISMultistepScheduler",
+        "EulerDiscreteScheduler",
+        "HeunDiscreteScheduler",
+    ],
+)
+def test_other_spacings_of_the_levels_on_the_cosine_schedule(name, sigmas):
+    """Its last levels lie so far apart that several sigmas fall on one timestep."""
+    pipe = MaCDMPipeline(tiny_unet(out_channels=3), DDPMScheduler(beta_schedule="squaredcos_cap_v2"))
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config, **{sigmas: True})
+    for steps in (5, 20):
+        latents, _ = final_latents(pipe, class_labels=1, num_inference_steps=steps)
+        assert latents.isfinite().all()
+    final_latents(pipe, **arguments_of("variation"), class_labels=1, num_inference_steps=20)
+
+
+@pytest.mark.parametrize("name, fewest", [("PNDMScheduler", 4), ("KDPM2AncestralDiscreteScheduler", 3)])
+def test_too_few_steps_for_a_scheduler(name, fewest):
+    pipe = tiny_pipeline()
+    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)
+    for steps in range(1, fewest):
+        message = rf"num_inference_steps={steps} is not allowed: a whole number from {fewest}, which {name} needs, to 1000"
+        with pytest.raises(ValueError, match=message):
+            pipe(class_labels=1, num_inference_steps=steps)
+    for steps in (fewest, fewest + 1):
+        assert final_latents(pipe, class_labels=1, num_inference_steps=steps)[0].isfinite().all()

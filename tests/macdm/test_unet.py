@@ -52,6 +52,8 @@ UNUSUAL = {
     "augmentation_dim": 7,
     "num_attention_heads": 4,
     "detail_channels": 4,
+    "film_noise": 0.1,
+    "beta_schedule": "squaredcos_cap_v2",
 }
 
 
@@ -110,11 +112,11 @@ def test_config_round_trip(tmp_path):
     loaded.save_pretrained(tmp_path / "again")  # channels are not multiplied once more
     assert json.loads((tmp_path / "again/config.json").read_text()) | {"_name_or_path": 0} == saved | {"_name_or_path": 0}
     again = MaCDMUNet2DModel.from_pretrained(tmp_path / "again")
-    assert again.conv_in.in_channels == 2 * 4 and again.conv_out.out_channels == 4 * 4
+    assert again.conv_in.in_channels == 2 * 4 and again.conv_out.out_channels == (4 + 1) * 4  # film noise takes one
 
 
 def test_ema_makes_the_same_network(tmp_path):
-    unet = tiny_unet(patch_size=2)
+    unet = tiny_unet(patch_size=2, film_noise=0.1)
     EMAModel(unet.parameters(), model_cls=MaCDMUNet2DModel, model_config=unet.config).save_pretrained(tmp_path)
     loaded = MaCDMUNet2DModel.from_pretrained(tmp_path)
     torch.testing.assert_close(predict(loaded, sample()), predict(unet, sample()))
@@ -333,6 +335,50 @@ def test_detail_head_corrects_pixels(patch_size):
     assert rows.min() >= 2 and rows.max() <= 8 and columns.min() >= 2 and columns.max() <= 8  # three convolutions of 3 x 3
     assert not torch.equal(predict(unet, x, timestep=10), predict(unet, x))
     assert not torch.equal(predict(unet, x, class_labels=torch.tensor([1, 0])), predict(unet, x))
+
+
+FILM_NOISE = 0.1
+ABAR = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), dim=0)  # DDPM, sec. 4
+
+
+def film_noise_unet(**config):
+    """A network with film noise beside the same one without, both tiny."""
+    plain = tiny_unet(out_channels=3, **config)
+    unet = type(plain)(**{k: v for k, v in plain.config.items() if not k.startswith("_")} | {"film_noise": FILM_NOISE})
+    weights = plain.state_dict()
+    rest = torch.zeros_like(unet.conv_out.weight[len(plain.conv_out.weight) :])  # sigmoid(0): half of the largest deviation
+    weights["conv_out.weight"] = torch.cat([weights["conv_out.weight"], rest])
+    weights["conv_out.bias"] = torch.cat([weights["conv_out.bias"], rest[:, 0, 0, 0]])
+    unet.load_state_dict(weights)
+    return unet.eval(), plain.eval()
+
+
+@pytest.mark.parametrize("patch_size", [1, 2])
+def test_film_noise_is_a_posterior_mean(patch_size):
+    """Prior N(estimate, s^2), likelihood N(input / sqrt(abar), sigma^2), by Bayes' rule in precisions; masks stay estimates."""
+    unet, plain = film_noise_unet(patch_size=patch_size)
+    estimate = predict(plain, sample(), timestep=3)
+    abar = ABAR[3]
+    prior, likelihood = 1 / (FILM_NOISE / 2) ** 2, abar / (1 - abar)
+    expected = (prior * estimate + likelihood * sample() / abar.sqrt()) / (prior + likelihood)
+    output = predict(unet, sample(), timestep=3)
+    torch.testing.assert_close(output[:, :1], expected[:, :1].float(), rtol=0, atol=1e-5)
+    assert torch.equal(output[:, 1:], estimate[:, 1:])
+
+
+def test_film_noise_between_timesteps_and_in_signal_units():
+    unet, plain = film_noise_unet(channel_weights=(0.5, 0.5, 0.5), mask_weighting="signal")
+    sigma = ((1 - ABAR) / ABAR).sqrt()
+    for timestep, variance in ((4, sigma[4] ** 2), (3.5, sigma[3] * sigma[4]), (999, sigma[999] ** 2)):
+        estimate = predict(plain, sample(), timestep=timestep)
+        ratio = (FILM_NOISE * 0.5 / 2) ** 2 / variance  # w1 halves what a film spans
+        expected = (estimate + ratio * sample() * (1 + variance).sqrt()) / (1 + ratio)
+        torch.testing.assert_close(predict(unet, sample(), timestep=timestep)[:, 0], expected[:, 0].float(), rtol=0, atol=1e-5)
+
+
+def test_film_noise_below_zero_is_refused():
+    with pytest.raises(ValueError, match=r"film_noise=-0.1 must be 0 \(none is modelled\) or more"):
+        tiny_unet(film_noise=-0.1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

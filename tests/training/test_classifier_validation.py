@@ -50,7 +50,7 @@ def prepared(data, accelerator, **values):
     settings = settings_of(SCRIPT, train_data_dir=data, **values)
     resolved = resolve_here(SCRIPT, train_data_dir=data, **values)
     process = ForwardProcess.from_scheduler(networks.training_scheduler(settings))
-    validation = classifier_training.validation_for(settings, accelerator, process, resolved["validation"], 2, None)
+    validation = classifier_training.validation_for(settings, accelerator, process, resolved["validation"], 2)
     return validation, randomised(resolved["classifier"], 1)
 
 
@@ -76,7 +76,7 @@ def test_numbers_are_those_of_a_direct_computation(data, accelerator, tmp_path, 
                 levels = abar[torch.tensor([t, mask_t, mask_t])][:, None, None]
                 noisy = (levels.sqrt() * clean + (1 - levels).sqrt() * eps).float()
                 with torch.no_grad():
-                    logits = classifier(noisy, t, mask_t)[0]
+                    logits = classifier(noisy, t, mask_t).logits[0]
                 label = case["class_label"]
                 correct[label].append(float(logits.argmax() == label))
                 losses.append(F.cross_entropy(logits, torch.tensor(label)).item())
@@ -148,8 +148,8 @@ def test_tracked():
 def test_there_is_none_without_labeled_cases(data, accelerator, tmp_path):
     settings = settings_of(SCRIPT, train_data_dir=data, output_dir=tmp_path)
     dataset = resolve_here(SCRIPT, train_data_dir=data)["validation"]
-    assert classifier_training.validation_for(settings, accelerator, None, None, 2, None) is None
-    assert classifier_training.validation_for(settings, accelerator, None, dataset, 0, None) is None
+    assert classifier_training.validation_for(settings, accelerator, None, None, 2) is None
+    assert classifier_training.validation_for(settings, accelerator, None, dataset, 0) is None
     shutil.copytree(data, tmp_path / "data", ignore=shutil.ignore_patterns("validation"))
     assert resolve_here(SCRIPT, train_data_dir=tmp_path / "data")["validation"] is None
     assert resolve_here(SCRIPT, train_data_dir=data, validation_steps=0)["validation"] is None

@@ -1,7 +1,7 @@
 """What `--formulation` stands for."""
 
 from diffusers_macdm.macdm.forward_process import ForwardProcess
-from diffusers_macdm.training.denoiser import hybrid_loss
+from diffusers_macdm.training.formulations import hybrid_loss
 from diffusers_macdm.training.loop import parse_settings
 from diffusers_macdm.training.networks import build_unet, timestep_probabilities, training_scheduler
 from diffusers_macdm.training.settings import DenoiserSettings
@@ -11,17 +11,19 @@ WORDS = (["--block_out_channels", "8", "16"], ["--formulation=paper", "--block_o
 
 
 def test_the_formulations():
-    """The default predicts the clean sample and samples by DDIM; one option brings the paper's; what is given goes first."""
+    """The default predicts the clean sample, DPM-Solver++ samples; one option brings the paper's; what is given goes first."""
     clean, paper = (parse_settings(DenoiserSettings, [*words, "--train_data_dir", "x"]) for words in WORDS)
     assert (clean.prediction_type, hybrid_loss(clean).loss_space, clean.learned_variance) == ("sample", "v_prediction", False)
     assert (paper.prediction_type, hybrid_loss(paper).loss_space, paper.learned_variance) == ("epsilon", None, True)
     assert (clean.noise_levels, paper.noise_levels) == ("lognormal", "uniform")
-    for settings, scheduler, channels in ((clean, "DDIMScheduler", 3), (paper, "DDPMScheduler", 6)):
+    for settings, scheduler, channels in ((clean, "DPMSolverMultistepScheduler", 3), (paper, "DDPMScheduler", 6)):
         settings.check()
         made = training_scheduler(settings, settings.prediction_type, settings.learned_variance)
         assert type(made).__name__ == scheduler and made.config.prediction_type == settings.prediction_type
         assert build_unet(settings, 2, 0).config.out_channels == channels
         assert hybrid_loss(settings).prediction_type == settings.prediction_type
+    assert [build_unet(settings, 2, 0).config.film_noise for settings in (clean, paper)] == [0.04, 0]
+    assert [hybrid_loss(settings).sigma_floor for settings in (clean, paper)] == [0.01, 0.05]
     process = ForwardProcess.from_scheduler(made)
     assert timestep_probabilities(paper, process) is None
     assert timestep_probabilities(clean, process).argmax() < 500

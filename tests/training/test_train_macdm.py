@@ -140,8 +140,6 @@ def test_two_processes(two_process_run):
     assert [line["step"] for line in read_log(folder / "training_log.jsonl")] == [1, 2, 3]  # by one of the two
     assert result.stderr.count("Saved the pipeline") == 1 and temporary_files(folder) == []
     assert {path.name for path in folder.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-3"}
-    # The two have drawn different cases and noise: a single process with these options sees half of it.
-    assert {path.name for path in (folder / "checkpoint-3").glob("random*")} == {f"random_states_{r}.pkl" for r in (0, 1)}
     sample(folder)
 
 

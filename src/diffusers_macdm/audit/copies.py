@@ -10,6 +10,9 @@ original but not its detail, which alignment makes as like to others. All are pu
 
 and the smallest one is the image's `closeness`. Its 5th percentile over the validation images is the threshold: one of twenty
 images that copy nobody falls below it.
+
+An image can also be farther from every training image than real films are: static, black, a blur. That it is no copy says
+nothing about what the model would do if its samples were films, so such images are counted (`is_far`).
 """
 
 from __future__ import annotations
@@ -61,6 +64,7 @@ class CopyDetector:
         self.scales = {name: Scale.of(getattr(null, name)) for name in MEASURES}
         # Of rank 0.05 (n + 1): one of twenty new images falls below it on average, however few the validation images are.
         self.threshold = float(np.quantile(self.closeness(null), NOMINAL_RATE, method="weibull"))
+        self.reach = float(np.quantile(null.aligned_distance, 1 - NOMINAL_RATE, method="weibull"))
 
     @property
     def nominal_rate(self) -> float:
@@ -75,6 +79,11 @@ class CopyDetector:
     def is_copy(self, comparison: Comparison) -> np.ndarray:
         """`[N]` bool: closer to a training image than 95 % of the validation images."""
         return self.closeness(comparison) < self.threshold
+
+    def is_far(self, comparison: Comparison) -> np.ndarray:
+        """`[N]` bool: farther from every training image, after the best alignment, than 95 % of the validation images, and no
+        copy by another measure."""
+        return (comparison.aligned_distance > self.reach) & ~self.is_copy(comparison)
 
     def is_authentic(self, comparison: Comparison) -> np.ndarray:
         """`[N]` bool: farther from its nearest training image, in the embedding, than that one is from its own nearest

@@ -75,8 +75,7 @@ def write_page(folder: Path, result: dict) -> None:
     page = render(
         "audit.html.jinja",
         r=result,
-        alarming=not result["reliable"]
-        or result["copy_rate"]["interval"][0] > result["nominal_false_alarm_rate"]["interval"][1],
+        alarming=result["outcome"] != "chance",
         none_measured={"value": None, "interval": None, "total": "no test split"},
         pairs=min(MONTAGE_PAIRS, result["copy_rate"]["total"]),
         settings={**result["settings"], "versions": result["versions"]},

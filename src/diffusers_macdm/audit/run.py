@@ -17,7 +17,7 @@ import torch
 
 from ..data.pairs import MissingSplit
 from ..devices import available_device
-from ..files import new_folder, refuse_filled, write_json, write_json_lines
+from ..files import locked, new_folder, refuse_filled, write_json, write_json_lines
 from ..hub.loading import load_pipeline, own_version
 from ..statistics.proportions import proportion
 from . import page
@@ -31,7 +31,7 @@ from .planted import sensitivity_of
 from .radiographs import Radiographs, load_radiographs, trained_on
 from .settings import Settings
 from .variations import strength_curve, telling_level
-from .verdict import copy_rates, is_reliable, named, verdict
+from .verdict import copy_rates, is_reliable, named, outcome, verdict
 
 
 AUDIT_FILE, VERDICTS_FILE = "audit.json", "audit.jsonl"
@@ -50,8 +50,13 @@ def run(settings: Settings, *, show_progress: bool = True) -> dict:
 
     Raises:
         FileNotFoundError, ValueError: when a set, the model or the embedding cannot be read, or settings do not go together.
-        FileExistsError: when `out` has files in it.
+        FileExistsError: when `out` has files in it, or another process is writing there.
     """
+    with locked(Path(settings.out)):
+        return _audit(settings, show_progress)
+
+
+def _audit(settings: Settings, show_progress: bool) -> dict:
     out = Path(settings.out)
     refuse_filled(out)
     device = available_device(settings.device)
@@ -61,6 +66,7 @@ def run(settings: Settings, *, show_progress: bool = True) -> dict:
         pipe.set_progress_bar_config(disable=True)
     synthetic = load_radiographs(settings.synthetic, "train", columns=("strength", "source", "masks_from"))
     every_case = load_radiographs(settings.real, "train", synthetic.side)
+    _refuse_same(settings, every_case, synthetic)
     validation = load_radiographs(settings.real, "validation", synthetic.side)
     training, notes = trained_on(every_case, settings.real, model=settings.model, synthetic=settings.synthetic)
     detector, left_out = build_detector(
@@ -96,9 +102,18 @@ def run(settings: Settings, *, show_progress: bool = True) -> dict:
         curve = strength_curve(pipe, settings.real, training, detector, strengths, count, settings.seed, show_progress)
         result |= {"strength_curve": curve, "strength_level": telling_level(curve)}
     result["reliable"] = is_reliable(result["sensitivity"])
+    result["outcome"] = outcome(result)
     result["verdict"] = verdict(result)
     _write(out, result, synthetic, training, detector, comparison)
     return result
+
+
+def _refuse_same(settings: Settings, real: Radiographs, synthetic: Radiographs) -> None:
+    if set(real.digests) == set(synthetic.digests):
+        raise ValueError(
+            f"synthetic={settings.synthetic} has the very films that train the real set {settings.real}, pixel by pixel: give "
+            "the set that a model has made."
+        )
 
 
 def _rates(synthetic: Radiographs, training: Radiographs, detector: CopyDetector, comparison: Comparison) -> dict:
@@ -111,7 +126,9 @@ def _rates(synthetic: Radiographs, training: Radiographs, detector: CopyDetector
     nominal_interval = list(false_alarm_interval(len(detector.null)))
     return {
         "reliable": False,
+        "outcome": "",
         "copy_rate": named(proportion(copies), "copies"),
+        "far_rate": named(proportion(detector.is_far(comparison)), "far"),
         "training_images_copied": named(proportion(copied), "copied"),
         "authenticity": proportion(detector.is_authentic(comparison)),
         "nearest_ratio": {
@@ -122,6 +139,7 @@ def _rates(synthetic: Radiographs, training: Radiographs, detector: CopyDetector
         "by_strength": copy_rates([row.get("strength") for row in synthetic.rows], copies),
         "nominal_false_alarm_rate": {"value": detector.nominal_rate, "interval": nominal_interval},
         "threshold": detector.threshold,
+        "reach": detector.reach,
         "distances": distances,
     }
 
@@ -174,7 +192,7 @@ def _write(out: Path, result: dict, synthetic, training, detector: CopyDetector,
 def _lines(synthetic: Radiographs, training: Radiographs, detector: CopyDetector, comparison: Comparison) -> Iterator[dict]:
     """Yield what `audit.jsonl` says of each synthetic image."""
     closeness, authentic = detector.closeness(comparison), detector.is_authentic(comparison)
-    copies = detector.is_copy(comparison)
+    copies, far = detector.is_copy(comparison), detector.is_far(comparison)
     for i in range(len(synthetic)):
         line = {
             "image_file_name": synthetic.files[i],
@@ -188,6 +206,7 @@ def _lines(synthetic: Radiographs, training: Radiographs, detector: CopyDetector
             "closeness": float(closeness[i]),
             "authentic": bool(authentic[i]),
             "copy": bool(copies[i]),
+            "far": bool(far[i]),
             "label": synthetic.labels[i],
         }
         yield line | {column: value for column, value in synthetic.rows[i].items() if value is not None}

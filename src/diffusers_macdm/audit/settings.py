@@ -51,4 +51,4 @@ class Settings:
         for strength in self.strengths:
             check_noise_level("strengths", strength)
         if self.strengths and self.model is None:
-            raise ValueError("strengths need the model that makes the variations.")
+            raise ValueError(f"strengths={self.strengths} needs a model, which makes the variations.")

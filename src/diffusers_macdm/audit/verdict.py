@@ -14,11 +14,24 @@ from .copies import copies_too_often
 MIN_SENSITIVITY = 0.8
 # Harder than what a model does by itself: reported, but the audit does not stand or fall with it.
 NOT_REQUIRED = ("combined",)
+# Share of images that lie outside the range of real films, beyond which finding no copies says nothing.
+MAX_FAR = 0.5
+# The model copies; the audit finds too few planted copies; the samples are no films; no more copies than chance gives.
+OUTCOMES = ("copies", "unreliable", "far", "chance")
 
 
 def is_reliable(sensitivity: dict) -> bool:
     """Return whether enough planted copies of each required kind were found."""
     return all(share["value"] >= MIN_SENSITIVITY for kind, share in sensitivity.items() if kind not in NOT_REQUIRED)
+
+
+def outcome(result: dict) -> str:
+    """Return what the audit shows: one of `OUTCOMES`."""
+    if copies_too_often(result):
+        return "copies"
+    if not result["reliable"]:
+        return "unreliable"
+    return "far" if result["far_rate"]["value"] > MAX_FAR else "chance"
 
 
 def verdict(result: dict) -> str:
@@ -37,10 +50,16 @@ def verdict(result: dict) -> str:
             f"{kind} {share['value']:.0%}" for kind, share in required.items() if share["value"] < MIN_SENSITIVITY
         )
         sentence += f" The audit cannot be relied on: it misses too many planted copies ({missed} found)."
-    if copies_too_often(result):
+    far, chance = result["far_rate"], result["nominal_false_alarm_rate"]
+    beyond = f"{far['far']} of {far['total']} synthetic images lie farther from every training film than real films are"
+    if result["outcome"] == "far":
+        return f"{beyond} (95 % of the validation images): this says nothing about copying. {sentence}"
+    if far["interval"][0] > chance["interval"][1]:
+        sentence += f" {beyond}: of these it says nothing about copying."
+    if result["outcome"] == "copies":
         sentence += " That is more than chance gives: the model copies its training images."
-    elif result["reliable"]:
-        sentence += f" That is no more than chance gives ({100 * result['nominal_false_alarm_rate']['value']:.0f} %)."
+    elif result["outcome"] == "chance":
+        sentence += f" That is no more than chance gives ({100 * chance['value']:.0f} %)."
     return sentence
 
 

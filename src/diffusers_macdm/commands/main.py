@@ -125,6 +125,11 @@ def named(dotted: str):
 
 
 def _run(name: str, command: Command, settings) -> int:
+    if os.environ.get("LOCAL_RANK") and int(os.environ.get("RANK") or 0) > 0:  # by accelerate or torchrun
+        rank, world = os.environ["RANK"], os.environ.get("WORLD_SIZE", "?")
+        print(f"macdm {name}: runs in one process, the first; this one ({rank} of {world}) has nothing to do.", file=sys.stderr)
+        return 0
+    os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")  # else `datasets` asks for a host even to read local files
     # Of files that are local `datasets` says that it downloads them: not what one wants to read beside films of patients.
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     if not sys.stderr.isatty():

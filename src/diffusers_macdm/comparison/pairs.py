@@ -54,6 +54,8 @@ def train_and_draw(
     facts = model.fit(train, budget, seed=seed, device=device, progress=show_progress)
     start = time.monotonic()
     pairs = model.sample(class_labels, seed=seed, given=train)
+    if not pairs.radiographs.isfinite().all() or (pairs.has_masks and not pairs.masks.isfinite().all()):
+        raise ValueError(f"{name}: the pairs that the trained model draws are not finite; nothing was written of it.")
     facts["seconds_per_pair"] = (time.monotonic() - start) / len(pairs)
     gray = ((pairs.radiographs[:, 0] + 1) * 127.5).round().to(torch.uint8).numpy()  # [N, H, W]
     content = {"radiographs": gray, "class_labels": class_labels}

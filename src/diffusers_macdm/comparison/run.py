@@ -20,7 +20,7 @@ from ..evaluation.downstream import DownstreamTraining, Stage
 from ..evaluation.judge import Judge
 from ..evaluation.networks import DIAGNOSIS, TASKS
 from ..evaluation.predictions import COLUMNS, tested
-from ..files import begin, read_columns, read_json, write_json
+from ..files import begin, locked, read_columns, read_json, write_json
 from ..hub.loading import own_version
 from ..progress import Progress
 from .folds import Fold, labels_for
@@ -47,8 +47,13 @@ def run(settings: Settings, *, show_progress: bool = True) -> dict:
 
     Raises:
         FileNotFoundError, ValueError: when the set cannot be read, is too small, or settings do not go together.
-        FileExistsError: when `out` is complete or holds something else.
+        FileExistsError: when `out` is complete or holds something else, or another process is writing there.
     """
+    with locked(Path(settings.out)):
+        return _compare(settings, show_progress)
+
+
+def _compare(settings: Settings, show_progress: bool) -> dict:
     plan, out = resolve(settings), Path(settings.out)
     record = plan.record()
     begin(out, record, may_change=("real", "num_workers"))

@@ -6,10 +6,14 @@ data/{train,validation,test}/{images,anatomy,lesion}/NAME.png
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 SPLITS = ("train", "validation", "test")
 HELD_OUT_SPLITS = ("validation", "test")
 METADATA = "metadata.jsonl"
+# Of a set that `macdm generate` writes: its settings, written first, and its summary, written last.
+GENERATION_FILE, SUMMARY_FILE = "generation.json", "summary.json"
 FOLDERS = {"image": "images", "anatomy_mask": "anatomy", "lesion_mask": "lesion"}
 
 IMAGE_COLUMNS = ("image", "anatomy_mask", "lesion_mask")
@@ -37,3 +41,13 @@ PROVENANCE_COLUMNS = (
     "lesion_inside_anatomy_unrefined",
     "rejected_copies",
 )
+
+
+def unfinished(data: str | Path) -> str | None:
+    """Say of a set that `macdm generate` has begun and not finished what to do about it; None for every other folder."""
+    if (Path(data) / GENERATION_FILE).is_file() and not (Path(data) / SUMMARY_FILE).is_file():
+        return (
+            f"a generated set that is not finished ({SUMMARY_FILE} is missing): run the same `macdm generate` again, which "
+            "goes on where it stopped."
+        )
+    return None

@@ -33,7 +33,7 @@ def load_pairs(data: str | Path, split: str = "train", config_name: str | None =
     Raises:
         FileNotFoundError, NotADirectoryError: when there is no such folder.
         MissingSplit: when the set has no such split.
-        ValueError: when it cannot be read or lacks one of the four columns.
+        ValueError: when it cannot be read or lacks one of the four columns, and for a generated set that is not finished.
     """
     if str(data).startswith(HUB):
         from .hub_pairs import load_hub_pairs

@@ -17,7 +17,7 @@ from pathlib import Path
 from .decoding import Case, ImageFile, Unreadable, read_file
 from .faults import Fault, brief, shown
 from .labels import is_label, is_normal, number_labels
-from .layout import IMAGE_COLUMNS, METADATA, SPLITS
+from .layout import GENERATION_FILE, IMAGE_COLUMNS, METADATA, SPLITS, unfinished
 
 
 FILE_NAME_COLUMNS = {column: f"{column}_file_name" for column in IMAGE_COLUMNS}
@@ -63,6 +63,8 @@ def read_folder(data: str | Path) -> Folder:
     if not path.is_dir():
         raise NotADirectoryError(f"{path} is a file; a folder with train/{METADATA} is needed.")
     folder = Folder(path)
+    if (reason := unfinished(path)) is not None:
+        folder.refuse(GENERATION_FILE, "unfinished set", reason)
     rows = {split: _read_rows(folder, split) for split in SPLITS if (path / split).is_dir()}
     identifiers = _identifiers(folder, rows)
     numbers = _class_numbers(folder, rows)

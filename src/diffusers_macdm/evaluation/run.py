@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.cases import Cases
-from ..files import MADE_AGAIN, begin, read_columns, write_json
+from ..files import MADE_AGAIN, begin, locked, read_columns, write_json
 from ..hub.loading import own_version
 from ..progress import Progress
 from .arms import Arm, stages_of, why_not
@@ -47,8 +47,13 @@ def run(settings: Settings, *, show_progress: bool = True) -> dict:
     Raises:
         FileNotFoundError, ValueError: when a set cannot be read, the sets leak into each other, or settings do not go
             together.
-        FileExistsError: when `settings.out` is complete or holds something else.
+        FileExistsError: when `settings.out` is complete or holds something else, or another process is writing there.
     """
+    with locked(Path(settings.out)):
+        return _evaluate(settings, show_progress)
+
+
+def _evaluate(settings: Settings, show_progress: bool) -> dict:
     plan, out = resolve(settings), Path(settings.out)
     record = plan.record()
     begin(out, record, may_change=("real", "synthetic", "model"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from ..audit.detector import build_detector
 from ..audit.images import to_audit_size
 from ..audit.radiographs import load_radiographs, trained_on
 from ..audit.settings import EMBEDDING_STEPS
+from ..files import read_json
 from ..macdm import MaCDMPipeline
 from ..macdm.image_processor import radiograph_array
 from ..seeds import pair_seed
@@ -35,10 +35,10 @@ def strength_warning(model: str | Path, strength: float) -> str | None:
     level, known = COPY_FREE_STRENGTH, "on FracAtlas, docs/results/copy_audit.md; for this model, macdm audit --strengths tells"
     record = Path(model) / "audit" / "audit.json"
     if record.is_file():
-        audit = json.loads(record.read_text(encoding="utf-8"))
-        if audit.get("strength_curve"):
-            level, known = audit.get("strength_level"), f"{record}"
-            level = math.inf if level is None else level
+        audit = read_json(record, None)
+        found = audit.get("strength_level")
+        if audit.get("strength_curve") and (found is None or isinstance(found, (int, float))):
+            level, known = math.inf if found is None else found, f"{record}"
     if strength >= level:
         return None
     limit = "at no strength that was measured" if level == math.inf else f"only from strength {level} on"

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 
 import diffusers
 import torch
 
 from ..devices import available_device
+from ..files import locked
 from ..hub.loading import load_pipeline, own_version
 from ..macdm import MaCDMPipeline
 from ..macdm.schedulers import set_scheduler
@@ -40,10 +42,16 @@ def run(settings: Settings, *, show_progress: bool = True) -> dict:
 
     Raises:
         FileNotFoundError: when there is no such model or data set.
-        FileExistsError: when `out` holds something else than a set that this function has begun.
+        FileExistsError: when `out` holds something else than a set that this function has begun, or another process is writing
+            there.
         ValueError: when `out` was begun with other settings, and for settings that do not go together; nothing is written
             then. And when a pair is a copy again and again; what was written until then stays.
     """
+    with locked(Path(settings.out)):
+        return _generate(settings, show_progress)
+
+
+def _generate(settings: Settings, show_progress: bool) -> dict:
     synthetic = SyntheticSet(settings.out)
     if settings.strength is not None and settings.reject_copies is None and show_progress:
         warning = strength_warning(settings.model, settings.strength)

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from ..data.layout import FOLDERS, METADATA
-from ..files import TEMPORARY_SUFFIX, new_file, read_json, write_bytes, write_json
+from ..data.layout import FOLDERS, GENERATION_FILE, METADATA, SUMMARY_FILE
+from ..files import LOCK_FILE, TEMPORARY_SUFFIX, new_file, read_json, write_bytes, write_json
 from ..report.contact_sheet import contact_sheet, save
 from ..seeds import pair_seed
 from .pairs import Pair
 
 
-SETTINGS_FILE, SUMMARY_FILE, CONTACT_SHEET_FILE = "generation.json", "summary.json", "contact_sheet.png"
+SETTINGS_FILE, CONTACT_SHEET_FILE = GENERATION_FILE, "contact_sheet.png"
 SPLIT = "train"  # the only one: synthetic pairs are for training, never for measuring
 CONTACT_SHEET_PAIRS = 48
 MEASURED_COLUMNS = ("lesion_pixels_unrefined", "lesion_inside_anatomy_unrefined")
@@ -66,9 +66,9 @@ class SyntheticSet:
                 return {**{name: dict(begun[name]) for name in ("settings", "versions")}, "provenance": begun.get("provenance")}
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{path} cannot be read as the settings of a generated set: {error!r}") from error
-        # A call that was killed before anything else may have left its temporary file.
+        # A call that was killed before anything else may have left its temporary file; a lock is there while one runs.
         if any(
-            not (other.name.startswith(f".{SETTINGS_FILE}.") and other.suffix == TEMPORARY_SUFFIX)
+            other.name != LOCK_FILE and not (other.name.startswith(f".{SETTINGS_FILE}.") and other.suffix == TEMPORARY_SUFFIX)
             for other in self.folder.iterdir()
         ):
             raise FileExistsError(

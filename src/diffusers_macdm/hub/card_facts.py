@@ -17,7 +17,7 @@ from ..generate.synthetic_set import CONTACT_SHEET_FILE, CONTACT_SHEET_PAIRS, SE
 from ..macdm import MaCDMUNet2DModel
 from ..provenance.weights import weights_digest
 from ..statistics.proportions import wilson_interval
-from .card_words import NOT_RECORDED, is_interval, is_number
+from .card_words import NOT_RECORDED, is_interval, is_number, without_tags
 from .privacy import folder_name
 
 
@@ -152,7 +152,7 @@ def evaluation_result(row: dict) -> EvalResult | None:
 
 
 def _result(task, dataset, metric, name, value, interval) -> EvalResult:
-    task = str(task or "other")
+    task, name, dataset = without_tags(task or "other"), without_tags(name), without_tags(dataset or "") or None
     interval = [float(bound) for bound in interval] if is_interval(interval) else None
     if interval is not None:
         name += f" (95 % interval {interval[0]:.4g} to {interval[1]:.4g})"

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup
 
 from ..macdm.joint_sample import NORMAL_LABEL
 
 
 NOT_RECORDED, NOT_MEASURED = "not recorded", "not measured"
+# In this order: the backslash before those that bring one, the ampersand before those that bring that.
+ESCAPED = {"\\": "\\\\", "&": "&amp;", "<": "&lt;"} | {mark: f"\\{mark}" for mark in "|`[*"}
 
 
 def render(template: str, *, metadata, **facts) -> str:
@@ -19,6 +23,7 @@ def render(template: str, *, metadata, **facts) -> str:
         # Installed, the templates are a folder of the package; in a clone they stand beside src/.
         loader=jinja2.FileSystemLoader([package / "model_cards", package.parents[1] / "model_cards"]),
         undefined=jinja2.ChainableUndefined,
+        autoescape=True,  # so that what a macro returns is known to be done
         finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -35,7 +40,8 @@ def render(template: str, *, metadata, **facts) -> str:
         "interval": _interval,
         "label_name": _label_name,
     }
-    return environment.get_template(template).render(metadata=metadata.to_yaml(), not_measured=NOT_MEASURED, **facts)
+    yaml = Markup(metadata.to_yaml())  # which quotes its texts
+    return environment.get_template(template).render(metadata=yaml, not_measured=NOT_MEASURED, **facts)
 
 
 def is_number(value) -> bool:
@@ -46,23 +52,37 @@ def is_interval(value) -> bool:
     return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_number, value))
 
 
+def without_tags(text) -> str:
+    """Return text on one line that begins no tag of HTML, for the metadata of a card, which no template escapes."""
+    return " ".join(str(text).split()).replace("<", "&lt;")
+
+
 def _missing(value) -> bool:
     return value is None or isinstance(value, jinja2.Undefined)
 
 
-def _shown(value):
-    """Print a value: never a blank for a fact that is not there."""
-    return NOT_RECORDED if _missing(value) else value
+def _shown(value) -> Markup:
+    """Print a value, every value that reaches a card: never a blank for a fact that is not there, and no markup."""
+    if _missing(value):
+        return Markup(NOT_RECORDED)
+    return value if isinstance(value, Markup) else _escaped(re.sub(r"\s+", " ", str(value)))
 
 
-def _text(value):
-    """Escape text of a user or a file, so that it cannot end a table's cell or begin markup."""
+def _text(value) -> Markup | None:
+    """Escape text of a user or a file, so that it cannot end a table's cell or begin markup; what is escaped stays."""
     if _missing(value):
         return None
-    text = " ".join(str(value).split())
-    for character, entity in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("`", "\\`"), ("[", "\\["), ("*", "\\*")):
+    if isinstance(value, Markup):
+        return value
+    text = _escaped(" ".join(str(value).split()))
+    # At the beginning of a line these would begin a heading, a quotation, a list or a block of code.
+    return Markup("\\" + text if text[:1] in ("#", ">", "-", "+", "=", "~") else text) or None
+
+
+def _escaped(text: str) -> Markup:
+    for character, entity in ESCAPED.items():
         text = text.replace(character, entity)
-    return text or None
+    return Markup(text)
 
 
 def _number(value, digits: int = 4):
@@ -114,8 +134,8 @@ def _listing(values):
     if _missing(values) or all(map(_missing, values)):
         return None
     if isinstance(values, dict):
-        return ", ".join(f"{_text(name)} {_item(value)}" for name, value in values.items())
-    return ", ".join(map(_item, values))
+        return Markup(", ".join(f"{_text(name)} {_item(value)}" for name, value in values.items()))
+    return Markup(", ".join(map(_item, values)))
 
 
 def _item(value) -> str:

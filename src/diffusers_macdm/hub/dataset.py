@@ -17,7 +17,15 @@ from ..data.pairs import Pairs
 from ..files import read_json
 from ..generate.synthetic_set import CONTACT_SHEET_FILE, SETTINGS_FILE, SUMMARY_FILE
 from .card import dataset_card
-from .privacy import DIGESTS_NOTE, Pseudonyms, pixels_as_png, published_row, published_settings, refuse_real_images
+from .privacy import (
+    DIGESTS_NOTE,
+    Pseudonyms,
+    pixels_as_png,
+    published_row,
+    published_settings,
+    refuse_links,
+    refuse_real_images,
+)
 from .publish import CARD, LICENSE, Push, Target, json_bytes, left_out_of, publish, refuse_facts_for_own_card
 from .settings import PushDatasetSettings
 
@@ -60,11 +68,13 @@ def push_dataset(
 
     Raises:
         PermissionError: when the set holds real images or masks and `real_images` is False.
-        ValueError: when `macdm check` finds a fault, other than a generated pair without the lesion that its label asks for.
+        ValueError: when the folder holds a symbolic link, and when `macdm check` finds a fault, other than a generated pair
+            without the lesion that its label asks for.
         FileNotFoundError, FileExistsError, ConnectionError: as in `push_model`.
     """
     folder = Path(data)
     target = Target(repo_id, "dataset", private, revision, tag, token)
+    refuse_links(folder)
     report = inspect_dataset(folder, show_progress=show_progress)
     # A model may leave out a lesion that it was asked for: a fact about a generated set that its reader is to know.
     is_generated = (folder / SETTINGS_FILE).is_file()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
+from ..checks import check_weights
 from ..macdm import MaCDMPipeline
 from .errors import TRANSPORT_ERROR, hub_reason
-from .names import REPOSITORY, split_revision
+from .model_folder import MODEL_INDEX, check_folder
+from .names import refuse_no_repository, split_revision
 
 
 def load_pipeline(model: str | Path) -> MaCDMPipeline:
@@ -24,23 +25,29 @@ def load_pipeline(model: str | Path) -> MaCDMPipeline:
 
     Raises:
         FileNotFoundError: when there is no such folder, or it holds no pipeline.
-        ValueError: when it cannot be loaded.
+        ValueError: when it cannot be loaded (see `model_folder.check_folder`), or its weights are not finite.
     """
     is_folder = Path(model).is_dir()
-    if is_folder and not (Path(model) / "model_index.json").is_file():
-        raise FileNotFoundError(f"{model}: the folder has no model_index.json, so it is no saved MaCDMPipeline.")
-    repo_id, revision = split_revision(model)
-    if not is_folder and not re.fullmatch(REPOSITORY, repo_id):
-        raise FileNotFoundError(f"{model}: no such folder (and not the name of a Hub repository, which is owner/name).")
+    if is_folder and not (Path(model) / MODEL_INDEX).exists():
+        raise FileNotFoundError(f"{model}: the folder has no {MODEL_INDEX}, so it is no saved MaCDMPipeline.")
+    if not is_folder:
+        refuse_no_repository(model)
+    folder = Path(model)
     try:
         if not is_folder:
+            repo_id, revision = split_revision(model)
             _ask_the_hub(repo_id, revision)
-        pipe = MaCDMPipeline.from_pretrained(repo_id, revision=revision)
+            folder = Path(MaCDMPipeline.download(repo_id, revision=revision))
+        check_folder(folder)
+        pipe = MaCDMPipeline.from_pretrained(folder)
     except Exception as error:  # of many classes, from diffusers, huggingface_hub and safetensors
         reason = None if is_folder else hub_reason(error)
         reason = reason or (str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
         what = "as a MaCDMPipeline" if is_folder else "from the Hub (and there is no such folder)"
         raise ValueError(f"{model}: cannot be loaded {what}: {reason}") from error
+    for network in (pipe.unet, pipe.guidance_classifier, pipe.weak_unet):
+        if network is not None:
+            check_weights(str(model), network)
     return pipe
 
 

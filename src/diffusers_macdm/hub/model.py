@@ -9,13 +9,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from diffusers import ModelMixin
+from diffusers import DDPMScheduler, ModelMixin
 
 from ..files import read_json
 from ..macdm import MaCDMPipeline
+from ..provenance.weights import first_non_finite
 from .card import model_card, model_card_files
 from .loading import load_pipeline
-from .privacy import AUDIT_FILE, DIGESTS_NOTE, PICKLE_SUFFIXES, published_audit, published_record, refuse_pickles
+from .privacy import (
+    AUDIT_FILE,
+    DIGESTS_NOTE,
+    PICKLE_SUFFIXES,
+    published_audit,
+    published_config,
+    published_record,
+    refuse_links,
+    refuse_pickles,
+)
 from .publish import CARD, LICENSE, Push, Target, json_bytes, left_out_of, publish, refuse_facts_for_own_card
 from .settings import PushSettings
 from .sources import source_files
@@ -76,8 +86,8 @@ def push_model(
         FileExistsError: when the tag stands for something else.
         PermissionError: when there is no token, or it may not write there.
         ConnectionError: when the Hub cannot be reached, or the connection breaks. The old revision is still in place then.
-        ValueError: when the folder holds a pickle or a pipeline that cannot be loaded, for arguments that are not allowed, and
-            for a public repository with `private=True`.
+        ValueError: when the folder holds a symbolic link, a pickle or a pipeline that cannot be loaded, for arguments that are
+            not allowed, and for a public repository with `private=True`.
     """
     folder = Path(model)
     if not folder.is_dir():
@@ -86,6 +96,8 @@ def push_model(
     unknown = [variant for variant in variants if variant not in VARIANTS]
     if unknown:
         raise ValueError(f"variants={list(variants)} is not allowed: {', '.join(VARIANTS)}, or none of them.")
+    for read in filter(None, (folder, audit_dir, evaluation_dir, synthetic_dir)):
+        refuse_links(Path(read))
     refuse_pickles(folder)
     audit = {} if audit_dir is None else {f"audit/{AUDIT_FILE}": json_bytes(published_audit(Path(audit_dir)))}
     pipe = load_pipeline(folder)
@@ -120,14 +132,15 @@ def _pipeline_files(
     pipe: MaCDMPipeline, folder: Path, temporary: Path, variants: Sequence[str], max_shard_size: int | str
 ) -> dict[str, Path | bytes]:
     """Weights and configurations, written anew: the folder may hold the files of other variants and other shards."""
-    index = {name: value for name, value in read_json(folder / MODEL_INDEX, None).items() if name != "_name_or_path"}
+    found = read_json(folder / MODEL_INDEX, None)
+    index = published_config(found, type(pipe))  # its components, and nothing else
     files: dict[str, Path | bytes] = {MODEL_INDEX: json_bytes(index)}
     for name, component in pipe.components.items():
         if component is None:
             continue
         if not isinstance(component, ModelMixin):
             config = read_json(folder / name / component.config_name, None)
-            files[f"{name}/{component.config_name}"] = json_bytes(config)
+            files[f"{name}/{component.config_name}"] = json_bytes(published_config(config, type(component)))
             continue
         _refuse_non_finite(component, name, "")
         component.save_pretrained(temporary / name, safe_serialization=True, max_shard_size=max_shard_size)
@@ -139,19 +152,18 @@ def _pipeline_files(
         for path in (temporary / name).iterdir():
             files[f"{name}/{path.name}"] = path
         config = read_json(folder / name / component.config_name, None)
-        config.pop("_name_or_path", None)  # the folder that it was loaded from
-        files[f"{name}/{component.config_name}"] = json_bytes(config)
+        files[f"{name}/{component.config_name}"] = json_bytes(published_config(config, type(component)))
         noise = folder / name / pipe.scheduler.config_name
         if noise.is_file():  # the noise that a guidance classifier was trained on
-            files[f"{name}/{noise.name}"] = json_bytes(read_json(noise, None))
+            files[f"{name}/{noise.name}"] = json_bytes(published_config(read_json(noise, None), DDPMScheduler))
     return files
 
 
 def _refuse_non_finite(module: torch.nn.Module, name: str, variant: str) -> None:
-    for tensor_name, tensor in module.state_dict().items():
-        if not tensor.isfinite().all():
-            what = f"does not fit into {variant}: leave that variant out" if variant else "is not finite"
-            raise ValueError(f"{name}: the weight {tensor_name} {what}.")
+    weight = first_non_finite(module)
+    if weight is not None:
+        what = f"does not fit into {variant}: leave that variant out" if variant else "is not finite"
+        raise ValueError(f"{name}: the weight {weight} {what}.")
 
 
 def _model_card(folder: Path, repo_id: str, synthetic_dir, **facts) -> tuple[dict[str, Path | bytes], list[str]]:

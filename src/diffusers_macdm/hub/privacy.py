@@ -18,9 +18,13 @@ Checkpoints, optimizer states, logs and whatever else lies in the folder stay wh
 
 from __future__ import annotations
 
+import inspect
 import io
+import os
 import re
 import zipfile
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +32,7 @@ from PIL import Image
 
 from ..data.decoding import ImageFile
 from ..files import read_json
+from ..generate.settings import Settings as GenerateSettings
 from ..generate.synthetic_set import SETTINGS_FILE, SUMMARY_FILE
 from ..macdm.image_processor import grayscale_values
 from ..provenance.records import digests_alone
@@ -35,14 +40,21 @@ from ..provenance.records import digests_alone
 
 # What the training scripts write beside the pipeline, for themselves: never published, and their pickles are their own.
 TRAINING_STATE = re.compile(r"checkpoint-\d+|guidance_classifier_checkpoints|logs|samples|.*\.tmp")
+NEVER_READ = re.compile(r"checkpoint-\d+|guidance_classifier_checkpoints|logs|.*\.tmp")  # of these, the ones without pictures
 RECORD_SECTIONS = ("arguments", "data", "tasks", "unet", "guidance_classifier", "scheduler", "versions", "run", "audit")
 LOCAL_ARGUMENTS = ("output_dir", "logging_dir", "cache_dir", "resume_from_checkpoint", "hub_token", "hub_model_id")
+NAME_OF_AN_ARGUMENT = re.compile(r"(?!.*(?:token|password|secret|key))[a-z][a-z0-9_]*")
+GENERATION_PARTS = ("settings", "versions", "num_pairs", "labels", "rejected_copies")  # of generation.json and summary.json
+GENERATION_SETTINGS = {field.name for field in fields(GenerateSettings)} | {"weights_sha256", "scheduler_config"}
+VERSION = re.compile(r"[\w.+-]{1,40}")
 DATA_FACTS = ("num_cases", "cases_per_label", "num_patients", "split_sizes")
 AUDIT_FILE = "audit.json"
 AUDIT_FACTS = (
     "verdict",
+    "outcome",
     "reliable",
     "copy_rate",
+    "far_rate",
     "training_images_copied",
     "authenticity",
     "sensitivity",
@@ -54,6 +66,28 @@ PICKLE_SUFFIXES = (".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt"
 DIGESTS_NOTE = (
     "The digests of the training radiographs are published: whoever holds one of these films can tell that it is among them."
 )
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise `ValueError` for a symbolic link, a pipe or a device anywhere in a folder that something is published of.
+
+    What a link points at lies somewhere else, where it may be anything: a token, a film. The folder itself may be one.
+    """
+    for parent, folders, files in os.walk(folder):
+        if Path(parent) == folder:
+            folders[:] = [name for name in folders if not NEVER_READ.fullmatch(name)]
+        for name in sorted((*folders, *files)):
+            refuse_link(Path(parent, name))
+
+
+def refuse_link(path: Path) -> None:
+    """Raise `ValueError` for what is neither a file nor a folder of its own."""
+    if path.is_symlink():
+        raise ValueError(
+            f"{path} is a symbolic link: what it points at is not published. Put the file itself there, or take the link away."
+        )
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError(f"{path} is no regular file (a pipe or a device), so the folder is not published.")
 
 
 def refuse_pickles(folder: Path) -> None:
@@ -93,12 +127,26 @@ def published_record(record: dict, image_digests: bool = False) -> dict:
             published["data"] |= digests
             published["earlier_trainings"] = [digests_alone(part) for part in record.get("earlier_trainings") or []]
     if "arguments" in published:
-        arguments = {name: value for name, value in published["arguments"].items() if name not in LOCAL_ARGUMENTS}
+        arguments = {
+            name: value
+            for name, value in published["arguments"].items()
+            if name not in LOCAL_ARGUMENTS and NAME_OF_AN_ARGUMENT.fullmatch(name) and not isinstance(value, dict)
+        }
         published["arguments"] = _without_paths(arguments)
         name = arguments.get("dataset_name")
         if name and not Path(name).is_dir():
             published["arguments"]["dataset_name"] = name  # of the Hub, with its owner
     return published
+
+
+def published_config(config: Mapping, component_class: type) -> dict:
+    """Return a component's configuration as far as its class knows it: what else stands there was written by somebody else."""
+    known = [name for name in inspect.signature(component_class.__init__).parameters if name != "self"]
+    head = {"_class_name": component_class.__name__}
+    version = config.get("_diffusers_version")
+    if isinstance(version, str) and VERSION.fullmatch(version):
+        head["_diffusers_version"] = version
+    return head | {name: config[name] for name in config if name in known}
 
 
 def published_audit(audit_dir: Path) -> dict:
@@ -108,7 +156,7 @@ def published_audit(audit_dir: Path) -> dict:
         raise FileNotFoundError(f"{path}: no such file; `macdm audit` writes it.")
     audit = read_json(path, None)
     published = {name: audit[name] for name in AUDIT_FACTS if name in audit}
-    return {n: part if n in ("verdict", "versions") else _numbers(part) for n, part in published.items()}
+    return {n: part if n in ("verdict", "outcome", "versions") else _numbers(part) for n, part in published.items()}
 
 
 def _numbers(content):
@@ -171,7 +219,10 @@ def published_settings(content: dict, pseudonyms: Pseudonyms, image_digests: boo
 
     Of the former, what the leak guard needs stays without names, or not at all.
     """
-    published = _without_paths({name: part for name, part in content.items() if name != "provenance"})
+    known = {name: content[name] for name in GENERATION_PARTS if name in content}
+    if isinstance(known.get("settings"), dict):
+        known["settings"] = {name: part for name, part in known["settings"].items() if name in GENERATION_SETTINGS}
+    published = _without_paths(known)
     provenance = content.get("provenance")
     if image_digests and provenance is not None:
         trained_on = provenance["trained_on"] or {}

@@ -20,8 +20,10 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import sha_fileobj
 
+from ..files import LOCK_FILE
 from .errors import one_sentence
 from .names import check_repo_id
+from .privacy import refuse_link
 
 
 CARD, LICENSE, DEFAULT_BRANCH = "README.md", "LICENSE", "main"
@@ -138,6 +140,9 @@ def publish(files: dict[str, Path | bytes], target: Target, is_ours: Callable[[s
     Raises:
         As `push_model`.
     """
+    for source in files.values():
+        if isinstance(source, Path):
+            refuse_link(source)
     create_repository(target.repo_id, private=target.private, repo_type=target.repo_type, token=target.token)
     api = HfApi(token=target.token)
     repo_id, repo_type, tag, branch = target.repo_id, target.repo_type, target.tag, target.revision or DEFAULT_BRANCH
@@ -204,7 +209,7 @@ def left_out_of(folder: Path, files: dict[str, Path | bytes], published: Iterabl
     tops = {path.partition("/")[0] for path in files}
     left_out = []
     for path in sorted(folder.iterdir()):
-        if path.name in published or path.name in files:
+        if path.name in published or path.name in files or path.name == LOCK_FILE:
             continue
         if not path.is_dir():
             left_out.append(path.name)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .draws import Draws
 from .joint_sample import ANATOMY_MASK, CHANNELS, MASK_CHANNELS, RADIOGRAPH
 
 
@@ -262,6 +263,7 @@ def draw_timesteps(
     device: torch.device | str = "cpu",
     generator: torch.Generator | None = None,
     timestep_probabilities: torch.Tensor | None = None,
+    draws: Draws | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Draw what each sample of a training batch practises, and its timesteps.
 
@@ -273,6 +275,7 @@ def draw_timesteps(
     Args:
         task_probabilities: of `TASKS`; they sum to 1.
         timestep_probabilities: `[T]`, such as `lognormal_timesteps`; None is uniform.
+        draws: where the numbers come from, instead of `generator`.
 
     Returns:
         timesteps, int64 `[B, 3]` (0 for given channels), noised_channels, bool `[B, 3]` (False for given channels), and
@@ -280,19 +283,19 @@ def draw_timesteps(
     """
     check_task_probabilities(task_probabilities)
     probabilities = torch.tensor(task_probabilities, dtype=torch.float32, device=device)
-    task = torch.multinomial(probabilities, batch_size, replacement=True, generator=generator)  # [B]
+    draws = draws or Draws(batch_size, device, generator)
+    task = draws.choice(probabilities)  # [B]
     inserted = task == TASKS.index("insertion")
     masks_given = task == TASKS.index("masks_to_image")
     if len(task_probabilities) > TASKS.index("insertion"):
-        masks_given |= inserted & (torch.rand(batch_size, device=device, generator=generator) < 0.5)
+        masks_given |= inserted & (draws.uniform() < 0.5)
     noised_channels = torch.ones(batch_size, len(CHANNELS), dtype=torch.bool, device=device)
     noised_channels[:, MASK_CHANNELS] = ~masks_given[:, None]
     noised_channels[:, RADIOGRAPH] = task != TASKS.index("image_to_masks")
     if timestep_probabilities is None:
-        timesteps = torch.randint(num_timesteps, (batch_size, 1), device=device, generator=generator)
+        drawn = draws.integer(num_timesteps)  # [B]
     else:
-        drawn = torch.multinomial(timestep_probabilities.float(), batch_size, replacement=True, generator=generator)
-        timesteps = drawn[:, None]
-    timesteps = timesteps * noised_channels
+        drawn = draws.choice(timestep_probabilities.float())
+    timesteps = drawn[:, None] * noised_channels
     noised_channels[:, ANATOMY_MASK] &= ~inserted  # given clean, although the masks' timestep is that of the lesion mask
     return timesteps, noised_channels, inserted

@@ -12,12 +12,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from .forward_process import ForwardProcess, noise_of, prediction_of
 from .joint_sample import signal_weights
+
+
+def logits_of(output) -> torch.Tensor:
+    """Return the logits `[B, K]` in what a classifier puts out: an output of diffusers' kind, a tuple, or the logits alone."""
+    return output if torch.is_tensor(output) else output[0]
 
 
 def classifier_gradient(
@@ -26,7 +31,8 @@ def classifier_gradient(
     """`grad_{I_t} log p_phi(y | I_t, t)` (Dhariwal and Nichol, arXiv 2105.05233, sec. 4.1).
 
     Args:
-        classifier: called as `classifier(model_input, **conditions)`, returns logits `[B, K]`.
+        classifier: called as `classifier(model_input, **conditions)`, returns logits `[B, K]`, or an output
+            whose first field they are.
         model_input: `[B, C, H, W]`, what the denoiser sees.
         class_labels: `[B]` int64 in [0, K). A label outside (the null label) has the gradient 0.
 
@@ -38,7 +44,7 @@ def classifier_gradient(
         class_labels = class_labels.clone()
         conditions = {name: x.clone() if torch.is_tensor(x) else x for name, x in conditions.items()}
         model_input = model_input.detach().float().clone().requires_grad_(True)
-        log_probabilities = classifier(model_input, **conditions).float().log_softmax(dim=-1)  # [B, K]
+        log_probabilities = logits_of(classifier(model_input, **conditions)).float().log_softmax(dim=-1)  # [B, K]
         known = (class_labels >= 0) & (class_labels < log_probabilities.shape[-1])
         picked = log_probabilities.gather(1, class_labels.where(known, 0)[:, None])[:, 0] * known  # [B]
         return torch.autograd.grad(picked.sum(), model_input)[0]
@@ -160,6 +166,12 @@ class GuidedDenoiser:
                 f"The weak_unet was trained with {_weighting(weak_unet)} and the unet with {_weighting(unet)} "
                 "(channel weights, mask weighting): their noisy samples are not the same."
             )
+
+    def with_guidance_scale(self, scale: float) -> GuidedDenoiser:
+        """Return the same denoiser with another scale of classifier guidance; itself when it has this one."""
+        if scale == self.guidance.guidance_scale:
+            return self
+        return replace(self, guidance=replace(self.guidance, guidance_scale=scale))
 
     def __call__(
         self, model_input: torch.Tensor, t: torch.Tensor | float, class_labels: torch.Tensor, **timesteps

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, get_down_block
+from diffusers.utils import BaseOutput
 
 from .joint_sample import check_channel_weights, weigh
+
+
+@dataclass
+class GuidanceClassifierOutput(BaseOutput):
+    """
+    Output of [`GuidanceClassifier`].
+
+    Args:
+        logits (`torch.Tensor` `[B, num_classes]`): of `p_phi(y | I_t, t)`.
+    """
+
+    logits: torch.Tensor
 
 
 class GuidanceClassifier(ModelMixin, ConfigMixin):
@@ -129,7 +144,8 @@ class GuidanceClassifier(ModelMixin, ConfigMixin):
         sample: torch.Tensor,
         timestep: torch.Tensor | float | int,
         mask_timestep: torch.Tensor | float | int | None = None,
-    ) -> torch.Tensor:
+        return_dict: bool = True,
+    ) -> GuidanceClassifierOutput | tuple:
         r"""
         Args:
             sample (`torch.Tensor` `[B, in_channels, H, W]`): Noisy joint sample, as the denoiser sees it.
@@ -137,10 +153,11 @@ class GuidanceClassifier(ModelMixin, ConfigMixin):
             mask_timestep (*optional*): Timestep of the masks; `None` is the radiograph's.
 
         Returns:
-            `torch.Tensor` `[B, num_classes]`: logits of `p_phi(y | I_t, t)`.
+            [`GuidanceClassifierOutput`] or `tuple`.
         """
         last = self.features(sample, timestep, mask_timestep)[-1]  # [B, F, h, w]
-        return self.head(torch.cat([last.mean(dim=(2, 3)), last.amax(dim=(2, 3))], dim=1))
+        logits = self.head(torch.cat([last.mean(dim=(2, 3)), last.amax(dim=(2, 3))], dim=1))  # [B, K]
+        return GuidanceClassifierOutput(logits) if return_dict else (logits,)
 
     def _project(self, timestep: torch.Tensor | float | int, sample: torch.Tensor) -> torch.Tensor:
         # The sample's device: that of the weights is another one while they are offloaded.

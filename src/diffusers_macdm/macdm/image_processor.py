@@ -13,7 +13,7 @@ import PIL.ImageOps
 import torch
 
 
-OUTPUT_TYPES = ("pil", "np", "pt")
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 _FULL_SCALE = {"1": 1, "L": 255, "I;16": 65535, "I;16B": 65535, "I;16L": 65535, "I": 65535}
 PHOTOMETRIC = 262  # TIFF tag: 0 where white is zero

@@ -77,6 +77,16 @@ def given_channels(image, anatomy_mask, lesion_mask, size: int) -> dict[int, tor
     return given
 
 
+def check_unet(unet) -> None:
+    """Raise `ValueError` for a network that is no denoiser of joint samples, such as a plain `UNet2DModel`."""
+    missing = [name for name in ("num_classes", "null_class_label", "learned_variance") if not hasattr(unet, name)]
+    if unet is not None and missing:
+        raise ValueError(
+            f"unet is a {type(unet).__name__}, which has no masks and no class labels; a MaCDMUNet2DModel is needed "
+            "(training/train_macdm.py --pretrained_unet makes one that starts from the weights of a plain UNet2DModel)."
+        )
+
+
 def check_given(given: Mapping[int, torch.Tensor], strength: float | None, inserts: bool, mask_timestep: bool) -> None:
     """Refuse a combination of what is given that no sample can be made from.
 

@@ -20,8 +20,6 @@ from .joint_sample import CHANNELS, LESION_MASK, RADIOGRAPH
 from .variational_bound import split_learned_variance, vlb_term
 
 
-SIGMA_FLOOR = 0.05  # of `sqrt(1 - abar)`: 5 % of the clean sample's range of -1 to 1
-
 Features = Callable[[torch.Tensor], Sequence[torch.Tensor]]  # joint sample [B, C, H, W] -> maps [B, F, h, w]
 
 
@@ -47,23 +45,26 @@ def min_snr_weight(
     return weight.float()
 
 
-def loss_space_weight(alphas_cumprod: torch.Tensor, prediction_type: str, loss_space: str) -> torch.Tensor:
+def loss_space_weight(
+    alphas_cumprod: torch.Tensor, prediction_type: str, loss_space: str, sigma_floor: float = 0.05
+) -> torch.Tensor:
     """Factor that turns the squared error of one kind of prediction into that of another of the same clean sample.
 
     A network can predict one thing and be judged by another ("Back to Basics", arXiv 2511.13720, table 1). An error of the
     clean sample is, divided by `1 - abar`, one of `v`, and, times `abar / (1 - abar)`, one of the noise; `1 - abar` is kept
-    above `SIGMA_FLOOR` squared, so that the cleanest levels do not outweigh all others.
+    above `sigma_floor` squared, so that the cleanest levels do not outweigh all others.
 
     Args:
         alphas_cumprod: `abar_t`, any shape.
         prediction_type: `sample` or `v_prediction`; the error of `epsilon` would have to be divided by `abar`, which has no
             floor.
         loss_space: `sample`, `v_prediction` or `epsilon`.
+        sigma_floor: smallest `sqrt(1 - abar)` that is divided by.
 
     Returns:
         float64, of the shape of `alphas_cumprod`.
     """
-    variance = (1 - alphas_cumprod.double()).clamp(min=SIGMA_FLOOR**2)
+    variance = (1 - alphas_cumprod.double()).clamp(min=sigma_floor**2)
     of_clean = {"sample": torch.ones_like(variance), "v_prediction": 1 / variance, "epsilon": alphas_cumprod / variance}
     return of_clean[loss_space] / of_clean[prediction_type]
 
@@ -159,6 +160,8 @@ class HybridLoss:
             takes 5); None is off.
         prediction_type: What the network predicts: the noise (`epsilon`), `v_prediction` or the clean `sample`.
         loss_space: What the squared error is measured in (see `loss_space_weight`); None is the prediction itself.
+        sigma_floor: See `loss_space_weight`. At 0.05, 5 % of the clean sample's range to either side, a network does not
+            strain at what it cannot carry; one with a `skip_gate`, whose error falls with the noise, takes less.
     """
 
     lambda_vlb: float = 1e-3
@@ -170,6 +173,7 @@ class HybridLoss:
     min_snr_gamma: float | None = None
     prediction_type: str = "epsilon"
     loss_space: str | None = None
+    sigma_floor: float = 0.05
 
     def __post_init__(self):
         if self.prediction_type not in PREDICTION_TYPES:
@@ -192,6 +196,8 @@ class HybridLoss:
                 raise ValueError(f"{name}={getattr(self, name)} is not allowed; it must be 0 or more.")
         if not all(0 <= weight < math.inf for weight in self.channel_weights):
             raise ValueError(f"channel_weights={tuple(self.channel_weights)} are not allowed; each must be 0 or more.")
+        if not 0 < self.sigma_floor <= 1:
+            raise ValueError(f"sigma_floor={self.sigma_floor} is not allowed; it must be above 0 and at most 1.")
         if self.lesion_region_radius < 0:
             raise ValueError(f"lesion_region_radius={self.lesion_region_radius} is not allowed; it must be 0 or more.")
         if self.min_snr_gamma is not None and not self.min_snr_gamma > 0:
@@ -262,7 +268,8 @@ class HybridLoss:
             squared_error = regions * squared_error
         weighted = sample.mean(squared_error) * torch.tensor(self.channel_weights).to(squared_error)  # [B, C]
         if self._is_converted:
-            weights = loss_space_weight(sample.alphas_cumprod[:, :, 0, 0], self.prediction_type, self.loss_space)
+            abar = sample.alphas_cumprod[:, :, 0, 0]
+            weights = loss_space_weight(abar, self.prediction_type, self.loss_space, self.sigma_floor)
             return weighted * weights.to(weighted)
         if self.min_snr_gamma is None:
             return weighted

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 
 import numpy as np
 import PIL.Image
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline, ModelMixin
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.utils import BaseOutput, logging
+from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
 from .forward_process import ForwardProcess
 from .guidance import Guidance, GuidedDenoiser
 from .image_processor import OUTPUT_TYPES, to_output
-from .inputs import Case, check_given, common_batch_size, given_channels, label_tensor, region_from
+from .inputs import Case, check_given, check_unet, common_batch_size, given_channels, label_tensor, region_from
 from .joint_sample import CHANNELS, LESION_MASK, RADIOGRAPH, from_signal, split, to_signal
 from .refinement import refine_batch
 from .schedulers import (
@@ -25,15 +24,14 @@ from .schedulers import (
     begin_index,
     check_output,
     check_process,
+    check_steps,
     keep_values,
+    set_timesteps,
     step_arguments,
     take_step,
     takes_learned_variance,
-    traits,
 )
 
-
-logger = logging.get_logger("diffusers.macdm.pipeline")
 
 # Arguments of `from_pretrained` that say where a checkpoint is: the same for each of its files.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision")
@@ -84,6 +82,7 @@ class MaCDMPipeline(DiffusionPipeline):
         weak_unet: ModelMixin | None = None,
     ):
         super().__init__()
+        check_unet(unet)
         if scheduler is not None:
             keep_values(scheduler)
         self.register_modules(unet=unet, scheduler=scheduler, guidance_classifier=guidance_classifier, weak_unet=weak_unet)
@@ -117,6 +116,11 @@ class MaCDMPipeline(DiffusionPipeline):
     def num_timesteps(self) -> int:
         """Number of network evaluations of the latest call, without those that guidance adds."""
         return self._num_timesteps
+
+    @property
+    def guidance_scale(self) -> float:
+        """Scale of classifier guidance of the latest call; a callback sets `pipe._guidance_scale` for the steps that follow."""
+        return self._guidance_scale
 
     @torch.no_grad()
     def __call__(
@@ -183,7 +187,8 @@ class MaCDMPipeline(DiffusionPipeline):
             latents (`torch.Tensor` `[B, 3, H, W]`, *optional*): Standard normal noise to start from.
             refine_masks (`bool`, defaults to `True`): Remove specks, fill holes, keep the lesion inside the anatomy and
                 out of normal cases (generated masks only). `False`: thresholded, nothing else.
-            output_type (`str`, defaults to `"pil"`): `"pil"`, `"np"` or `"pt"`.
+            output_type (`str`, defaults to `"pil"`): `"pil"`, `"np"`, `"pt"` or, for the channels as they are sampled (in
+                [-1, 1] up to the sampler's error, masks neither thresholded nor refined), `"latent"`.
             return_dict (`bool`, defaults to `True`): [`MaCDMPipelineOutput`], or else a tuple of its fields.
             callback_on_step_end (`Callable`, *optional*): Called as `f(pipe, step, timestep, callback_kwargs)` after each
                 step; what it returns replaces the tensors named in `callback_on_step_end_tensor_inputs`.
@@ -200,6 +205,8 @@ class MaCDMPipeline(DiffusionPipeline):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
 
         # 1. Check what is asked for, and bring it into one form.
+        check_unet(self.unet)
+        self._guidance_scale = guidance_scale
         guidance = Guidance(guidance_scale, guidance_interval, classifier_free_guidance_scale, autoguidance_scale)
         process = self.check_scheduler(guidance.is_on)
         size = self.unet.config.sample_size
@@ -233,6 +240,7 @@ class MaCDMPipeline(DiffusionPipeline):
             for i, t in enumerate(timesteps):
                 if self.interrupt:
                     continue
+                denoiser = denoiser.with_guidance_scale(self.guidance_scale)
                 model_input, conditions = self.prepare_model_input(latents, t, case, noise, process)
                 prediction, variance = denoiser(model_input, t, labels, **conditions)  # [B, 3, H, W] each
                 output = self.scheduler_input(prediction, variance)
@@ -274,12 +282,7 @@ class MaCDMPipeline(DiffusionPipeline):
     ) -> None:
         """Raise `ValueError` with the offending value and the allowed ones. `given` maps channels to what was given."""
         check_given(given, strength, inserts, self.unet.config.mask_timestep)
-        num_train_timesteps = self.scheduler.config.num_train_timesteps
-        if not isinstance(num_inference_steps, Integral) or not 1 <= num_inference_steps <= num_train_timesteps:
-            raise ValueError(
-                f"num_inference_steps={num_inference_steps} is not allowed: a whole number from 1 to "
-                f"{num_train_timesteps} (the training timesteps)."
-            )
+        check_steps(self.scheduler, num_inference_steps)
         for name, off in (("guidance_scale", 0), ("classifier_free_guidance_scale", 1)):
             scale = getattr(guidance, name)
             if scale != off and class_labels is None:
@@ -329,15 +332,8 @@ class MaCDMPipeline(DiffusionPipeline):
 
     def prepare_timesteps(self, num_inference_steps: int, strength: float | None) -> torch.Tensor:
         """Set the scheduler to its timesteps and return those to visit; `strength` leaves out the first ones."""
-        scheduler, num_train_timesteps = self.scheduler, self.scheduler.config.num_train_timesteps
-        # Anew in every call: multistep solvers keep state.
-        scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
-        if traits(scheduler).steps_back_evenly and num_train_timesteps % num_inference_steps:
-            logger.warning(
-                f"{type(scheduler).__name__} steps back by {num_train_timesteps} // num_inference_steps, whatever "
-                f"its timesteps are: num_inference_steps={num_inference_steps} does not divide {num_train_timesteps} "
-                "and is slightly wrong (the more so the larger it is); 25, 50, 100 or 250 are right."
-            )
+        scheduler = self.scheduler
+        set_timesteps(scheduler, num_inference_steps, self._execution_device)
         if strength is None:
             return scheduler.timesteps
         begin = begin_index(scheduler, strength, num_inference_steps)
@@ -373,13 +369,22 @@ class MaCDMPipeline(DiffusionPipeline):
 
     def decode(self, latents: torch.Tensor, case: Case, labels: torch.Tensor, refine_masks: bool, output_type: str) -> tuple:
         """Turn `[B, 3, H, W]` into radiographs, refined masks and labels: the fields of [`MaCDMPipelineOutput`]."""
-        joint_sample = from_signal(torch.where(case.is_kept, case.clean, latents), self.unet.config)
+        if not latents.isfinite().all():
+            # Images of them would be black, and look like a result.
+            raise ValueError(
+                f"The samples of {type(self.scheduler).__name__} in {self.num_timesteps} steps of {self.unet.dtype} are not "
+                "finite: use weights that are, another scheduler, float32, or less guidance."
+            )
+        label_list = [label if label < self.unet.num_classes else None for label in labels.tolist()]
+        latents = torch.where(case.is_kept, case.clean, latents)
+        if output_type == "latent":
+            return (*(latents[:, c : c + 1] for c in range(len(CHANNELS))), label_list)
+        joint_sample = from_signal(latents, self.unet.config)
         images, anatomy_masks, lesion_masks = (channel[:, None] for channel in split(joint_sample))  # [B, 1, H, W]
         if RADIOGRAPH in case.given and (case.image_kept or case.region is not None):
             given = case.given[RADIOGRAPH]  # to the last bit
             images = given.clone() if case.region is None else torch.where(case.region, images, given)
         anatomy_masks, lesion_masks = (anatomy_masks >= 0.5).float(), (lesion_masks >= 0.5).float()
-        label_list = [label if label < self.unet.num_classes else None for label in labels.tolist()]
         if refine_masks:
             anatomy_masks, lesion_masks = refine_batch(anatomy_masks, lesion_masks, label_list, case.kept)
         return (*(to_output(x, output_type) for x in (images, anatomy_masks, lesion_masks)), label_list)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import diffusers
 import torch
 from diffusers import DDPMScheduler, SchedulerMixin
 from diffusers.configuration_utils import FrozenDict
+from diffusers.utils import logging
 
 from .forward_process import PREDICTION_TYPES, ForwardProcess
 from .joint_sample import signal_weights
+
+
+logger = logging.get_logger("diffusers.macdm.schedulers")
 
 
 @dataclass(frozen=True)
@@ -26,21 +31,24 @@ class Traits:
         takes_variance: Its step uses a variance, the learned one if asked to (others ignore it, broadcast it or slice it off),
             and draws noise of it in the last step, too, unless that is at t = 0.
         steps_back_evenly: Its step goes from t to t - T // n instead of to the next timestep of the schedule.
+        fewest_steps: Fewer it cannot be set to, or not step through.
     """
 
     refused: str | None = None
     starts_from_noise: str | None = None
     takes_variance: bool = False
     steps_back_evenly: bool = False
+    fewest_steps: int = 1
 
 
 # By class name: a class that has no row has no such property. Subclasses are as their base.
 SCHEDULERS = {
-    "DDPMScheduler": Traits(takes_variance=True, steps_back_evenly=True),
-    "DDPMParallelScheduler": Traits(takes_variance=True, steps_back_evenly=True),
+    "DDPMScheduler": Traits(takes_variance=True),
+    "DDPMParallelScheduler": Traits(takes_variance=True),
     "DDIMScheduler": Traits(steps_back_evenly=True),
     "DDIMParallelScheduler": Traits(steps_back_evenly=True),
-    "PNDMScheduler": Traits(starts_from_noise="its warm-up steps are those of pure noise"),
+    "PNDMScheduler": Traits(starts_from_noise="its warm-up steps are those of pure noise", fewest_steps=4),
+    "KDPM2AncestralDiscreteScheduler": Traits(fewest_steps=3),
     "LCMScheduler": Traits(refused="it needs a network distilled for consistency"),
     "TCDScheduler": Traits(refused="it needs a network distilled for consistency"),
     "SCMScheduler": Traits(refused="it needs a network distilled for consistency"),
@@ -136,12 +144,15 @@ def set_scheduler(pipe, name: str | None) -> None:
                 "DPMSolverMultistepScheduler, UniPCMultistepScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler."
             )
         if traits(scheduler_class).refused:
-            raise ValueError(f"{name} cannot sample from this model: {traits(scheduler_class).refused}.")
+            raise ValueError(f"scheduler={name!r} cannot sample from this model: {traits(scheduler_class).refused}.")
         try:
             pipe.scheduler = scheduler_class.from_config(pipe.scheduler.config)
         except Exception as error:  # schedulers of other processes fail on the configuration in many ways
             raise ValueError(f"scheduler={name!r} cannot take over the noise schedule of this model: {error}") from error
-    pipe.check_scheduler()
+    try:
+        pipe.check_scheduler()
+    except ValueError as error:
+        raise ValueError(str(error) if name is None else f"scheduler={name!r}: {error}") from error
 
 
 def takes_learned_variance(scheduler: SchedulerMixin) -> bool:
@@ -180,6 +191,10 @@ def check_process(scheduler: SchedulerMixin, trained: TrainedSchedule, guided: b
             f"{name} has another noise schedule than the denoiser was trained with: make it with "
             f"{name}.from_config(pipe.scheduler.config)."
         )
+    if len(current) != config.num_train_timesteps or not (current.isfinite() & (current >= 0) & (current <= 1)).all():
+        raise ValueError(
+            f"{name} has a noise schedule (betas) that is none: {config.num_train_timesteps} betas from 0 to 1 are needed."
+        )
     process = ForwardProcess.from_scheduler(scheduler)
     if process.alphas_cumprod[-1] == 0 and (guided or prediction_type != "v_prediction"):
         raise ValueError(
@@ -210,6 +225,41 @@ def check_output(scheduler: SchedulerMixin, unet) -> None:
         raise ValueError(f"{name} has variance_type={config.variance_type!r}, but {reason}: use {instead}.")
 
 
+def check_steps(scheduler: SchedulerMixin, num_inference_steps: int) -> None:
+    """Raise `ValueError` for a number of steps that the scheduler or the training does not have."""
+    most, fewest = scheduler.config.num_train_timesteps, traits(scheduler).fewest_steps
+    if not isinstance(num_inference_steps, Integral) or not fewest <= num_inference_steps <= most:
+        least = f"{fewest}, which {type(scheduler).__name__} needs," if fewest > 1 else "1"
+        raise ValueError(
+            f"num_inference_steps={num_inference_steps} is not allowed: a whole number from {least} to {most} (the training "
+            "timesteps)."
+        )
+
+
+def set_timesteps(scheduler: SchedulerMixin, num_inference_steps: int, device: torch.device | str | None = None) -> None:
+    """Set the scheduler to its timesteps, with the first one as the next to step from."""
+    # Anew in every call: multistep solvers keep state.
+    scheduler.set_timesteps(num_inference_steps, device=device)
+    if hasattr(scheduler, "set_begin_index"):
+        # Else it looks the first timestep up, and of two that are equal it takes the second: Karras and exponential sigmas
+        # beyond the largest level of the training give such.
+        scheduler.set_begin_index(0)
+    num_train_timesteps = scheduler.config.num_train_timesteps
+    lowest, highest = scheduler.timesteps.min().item(), scheduler.timesteps.max().item()
+    if not 0 <= lowest <= highest <= num_train_timesteps - 1:
+        raise ValueError(
+            f"{type(scheduler).__name__} with num_inference_steps={num_inference_steps} and timestep_spacing="
+            f"{scheduler.config.get('timestep_spacing')!r}, steps_offset={scheduler.config.get('steps_offset')} has timesteps "
+            f"from {lowest:g} to {highest:g}; the model was trained from 0 to {num_train_timesteps - 1}."
+        )
+    if traits(scheduler).steps_back_evenly and num_train_timesteps % num_inference_steps:
+        logger.warning(
+            f"{type(scheduler).__name__} steps back by {num_train_timesteps} // num_inference_steps, whatever its timesteps "
+            f"are: num_inference_steps={num_inference_steps} does not divide {num_train_timesteps} and is slightly wrong (the "
+            "more so the larger it is); 25, 50, 100 or 250 are right."
+        )
+
+
 def begin_index(scheduler: SchedulerMixin, strength: float, num_inference_steps: int) -> int:
     """Return the index of the first timestep of the schedule that is at or below the level `Z = strength * T`.
 
@@ -220,8 +270,8 @@ def begin_index(scheduler: SchedulerMixin, strength: float, num_inference_steps:
     """
     if traits(scheduler).starts_from_noise:
         raise ValueError(
-            f"{type(scheduler).__name__} cannot start from a real case: {traits(scheduler).starts_from_noise}; "
-            "use another scheduler."
+            f"strength={strength}: {type(scheduler).__name__} cannot start from a real case: "
+            f"{traits(scheduler).starts_from_noise}; use another scheduler."
         )
     num_train_timesteps = scheduler.config.num_train_timesteps
     levels = scheduler.timesteps[:: scheduler.order].double()  # [n]

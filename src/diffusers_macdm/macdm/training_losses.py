@@ -1,6 +1,6 @@
 """The losses of one training batch: what is drawn, what the network is fed, and what its output is compared with.
 
-Everything random comes from torch's global generator; who trains seeds it for each step.
+Everything random comes from the `Draws` that are handed in, or else from torch's global generator.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from .forward_process import ForwardProcess, draw_timesteps
+from .draws import Draws, SampleDraws
+from .forward_process import TASKS, ForwardProcess, draw_timesteps
+from .guidance import logits_of
 from .joint_sample import ANATOMY_MASK, LESION_MASK, RADIOGRAPH, signal_weights, to_signal
 from .loss import Features, HybridLoss, LossTerms
 
@@ -40,30 +42,35 @@ class DenoisingLoss:
     features: Features | None = None
     timestep_probabilities: torch.Tensor | None = None
 
-    def __call__(self, unet, batch: dict[str, torch.Tensor]) -> tuple[LossTerms, torch.Tensor]:
+    def __call__(self, unet, batch: dict[str, torch.Tensor], draws: Draws | None = None) -> tuple[LossTerms, torch.Tensor]:
         """
         Args:
             batch: `joint_sample` `[B, 3, H, W]` in [-1, 1], `class_label` `[B]` and `augmentation_labels` `[B, D]`.
+            draws: the random numbers of the batch; None draws them from torch's global generator.
 
         Returns:
             The terms of the loss, and the timesteps that were drawn, `[B, 3]`.
         """
         clean = to_signal(batch["joint_sample"], self.config)  # [B, 3, H, W]
+        draws = draws or Draws(len(clean), clean.device)
         timesteps, noised, inserted = draw_timesteps(  # [B, 3], [B, 3], [B]
             len(clean),
             self.process.num_timesteps,
             self.task_probabilities,
             clean.device,
             timestep_probabilities=self.timestep_probabilities,
+            draws=draws,
         )
         image_given = ~noised[:, RADIOGRAPH]
-        if inserted.any():
-            regions = insertion_regions(batch["joint_sample"]) | ~inserted[:, None, None]  # [B, H, W]
+        may_insert = sum(self.task_probabilities[TASKS.index("insertion") :]) > 0
+        # Of samples with numbers of their own, none draws more or fewer of them because another one is inserted.
+        if may_insert and (isinstance(draws, SampleDraws) or inserted.any()):
+            regions = insertion_regions(batch["joint_sample"], draws) | ~inserted[:, None, None]  # [B, H, W]
             noised = noised[:, :, None, None] & regions[:, None]  # [B, 3, H, W]
-        sample = self.process.sample(clean, timesteps, noised)
+        sample = self.process.sample(clean, timesteps, noised, draws.normal(clean))
 
         dropout = torch.where(image_given, self.class_dropout_image_to_masks, self.class_dropout)
-        dropped = torch.rand(len(clean), device=clean.device) < dropout
+        dropped = draws.uniform() < dropout
         null_label = self.config.num_class_embeds - 1
         labels = batch["class_label"].masked_fill(dropped, null_label)
 
@@ -78,7 +85,7 @@ class DenoisingLoss:
         return terms, timesteps
 
 
-def insertion_regions(joint_sample: torch.Tensor) -> torch.Tensor:
+def insertion_regions(joint_sample: torch.Tensor, draws: Draws | None = None) -> torch.Tensor:
     """Draw the region of each case that is to be painted anew, for training on insertion.
 
     Half of the regions are rectangles, half ellipses, of sides between a fifth and a half of the film. They lie around a
@@ -87,19 +94,21 @@ def insertion_regions(joint_sample: torch.Tensor) -> torch.Tensor:
 
     Args:
         joint_sample: `[B, 3, H, W]` in [-1, 1], clean.
+        draws: the random numbers of the batch; None draws them from torch's global generator.
 
     Returns:
         bool `[B, H, W]`, True in the region.
     """
     size, device = joint_sample.shape[2:], joint_sample.device
+    draws = draws or Draws(len(joint_sample), device)
     anatomy, lesion = (joint_sample[:, channel] > 0 for channel in (ANATOMY_MASK, LESION_MASK))  # [B, H, W] each
     weights = torch.where(anatomy.flatten(1).any(dim=1)[:, None], anatomy.flatten(1).float(), 1.0)  # no anatomy: anywhere
-    centre = torch.multinomial(weights, 1)[:, 0]  # [B]
+    centre = draws.choice(weights)  # [B]
     centres = (centre // size[1], centre % size[1])
-    is_ellipse = torch.rand(len(joint_sample), device=device) < 0.5
+    is_ellipse = draws.uniform() < 0.5
     offsets = []
     for axis in (0, 1):
-        half = (0.1 + 0.15 * torch.rand(len(joint_sample), device=device)) * size[axis]  # [B]
+        half = (0.1 + 0.15 * draws.uniform()) * size[axis]  # [B]
         position = torch.arange(size[axis], device=device)  # [S]
         covered = lesion.any(dim=2 - axis)  # [B, S]
         first = torch.where(covered, position, size[axis]).amin(dim=1)  # [B]
@@ -109,7 +118,7 @@ def insertion_regions(joint_sample: torch.Tensor) -> torch.Tensor:
         needed = ((last - first) / 2 + 1.5) * margin
         # The centre of a region around a lesion is drawn so that the lesion stays inside.
         half = torch.where(has_lesion, torch.maximum(half, needed), half)
-        slack = (half - needed) / margin * (2 * torch.rand(len(joint_sample), device=device) - 1)
+        slack = (half - needed) / margin * (2 * draws.uniform() - 1)
         middle = torch.where(has_lesion, (first + last) / 2 + slack, centres[axis].float())
         offsets.append((position[None] - middle[:, None]) / half[:, None])  # [B, S], 1 at the border
     y, x = offsets[0][:, :, None], offsets[1][:, None, :]
@@ -159,12 +168,14 @@ class ClassificationLoss:
     mask_dropout: float = 0.0
     timestep_probabilities: torch.Tensor | None = None
 
-    def __call__(self, classifier, batch: dict[str, torch.Tensor]) -> ClassificationTerms:
+    def __call__(self, classifier, batch: dict[str, torch.Tensor], draws: Draws | None = None) -> ClassificationTerms:
         """
         Args:
             batch: `joint_sample` `[B, 3, H, W]` in [-1, 1] and `class_label` `[B]`, where `num_classes` is "not known".
+            draws: the random numbers of the batch; None draws them from torch's global generator.
         """
         clean = to_signal(batch["joint_sample"], self.config)  # [B, 3, H, W]
+        draws = draws or Draws(len(clean), clean.device)
         pairs, masks_to_image, image_to_masks, *insertion = self.task_probabilities
         timesteps, noised, _ = draw_timesteps(  # [B, 3], [B, 3]
             len(clean),
@@ -172,16 +183,18 @@ class ClassificationLoss:
             (pairs + sum(insertion), masks_to_image, image_to_masks),
             clean.device,
             timestep_probabilities=self.timestep_probabilities,
+            draws=draws,
         )
         level = timesteps.amax(dim=1)  # [B]
         dropped = torch.zeros_like(level, dtype=torch.bool)
         if self.mask_dropout:  # without it nothing more is drawn: the trainings of before keep their random numbers
             # Masks that are given as well: guidance with given masks can only act on the radiograph.
-            dropped = torch.rand(len(clean), device=clean.device) < self.mask_dropout
+            dropped = draws.uniform() < self.mask_dropout
             level = torch.where(dropped, timesteps[:, RADIOGRAPH], level)
             clean, timesteps, noised = without_masks(clean, timesteps, noised, dropped, self.process.num_timesteps)
-        noisy = self.process.sample(clean, timesteps, noised).noisy
-        logits = classifier(noisy, timesteps[:, RADIOGRAPH], mask_timestep=timesteps[:, ANATOMY_MASK])  # [B, K]
+        noisy = self.process.sample(clean, timesteps, noised, draws.normal(clean)).noisy
+        output = classifier(noisy, timesteps[:, RADIOGRAPH], mask_timestep=timesteps[:, ANATOMY_MASK])
+        logits = logits_of(output)  # [B, K]
 
         labels = batch["class_label"]
         known = labels < self.config.num_classes

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DModel
+from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.unets.unet_2d import UNet2DOutput
 
+from .forward_process import ForwardProcess
 from .joint_sample import check_channel_weights, weigh
 
 
@@ -53,6 +54,16 @@ class MaCDMUNet2DModel(UNet2DModel):
             Channels of a small convolutional head at full resolution, which sees the noisy input beside the output of the
             U-Net and adds to it ([`DetailHead`]). With patches, all that an image is has to pass the coarse grid; the head
             keeps pixels sharp at low noise levels. 0: none.
+        film_noise (`float`, defaults to 0.0):
+            Largest standard deviation of the film's own noise, where films lie in [-1, 1]; 0: none is modelled. No network
+            can predict that noise, and one that works on patches cannot carry it from input to output. So it predicts,
+            beside the clean sample without noise, the deviation `s <= film_noise` of each pixel, and its output is the
+            posterior mean of a pixel whose noisy input shows it with a deviation of `sigma_t`: `(sigma_t^2 estimate + s^2
+            input / sqrt(abar_t)) / (sigma_t^2 + s^2)`. Sampling then makes noise of deviation `s`. For networks that predict
+            the clean sample (`prediction_type="sample"`).
+        beta_schedule (`str`, defaults to `"linear"`):
+            Noise schedule of diffusers' `DDPMScheduler` that `sigma_t` is computed by, with `num_train_timesteps` (1000 where
+            that is `None`); read with `film_noise` alone.
         time_proj_dim (`int`, *optional*):
             Width of the sinusoidal embedding of the timestep; `None` is `block_out_channels[0]`. Converted weights of
             guided-diffusion need these two (`conversion`).
@@ -98,6 +109,8 @@ class MaCDMUNet2DModel(UNet2DModel):
         num_attention_heads: int | None = None,
         time_proj_dim: int | None = None,
         detail_channels: int = 0,
+        film_noise: float = 0.0,
+        beta_schedule: str = "linear",
     ):
         if not isinstance(sample_size, int):
             raise ValueError(f"sample_size={sample_size!r} is not supported: one whole number, joint samples are square.")
@@ -118,6 +131,8 @@ class MaCDMUNet2DModel(UNet2DModel):
                 "time_embedding_type='fourier' divides the output by the timestep, which is 0 for a given channel; "
                 "allowed are 'positional' and 'learned'."
             )
+        if film_noise < 0:
+            raise ValueError(f"film_noise={film_noise} must be 0 (none is modelled) or more.")
         if patch_size < 1:
             raise ValueError(f"patch_size={patch_size} must be at least 1.")
         if time_proj_dim is not None and (time_embedding_type != "positional" or time_proj_dim < 2 or time_proj_dim % 2):
@@ -128,7 +143,7 @@ class MaCDMUNet2DModel(UNet2DModel):
         super().__init__(
             sample_size=sample_size,
             in_channels=in_channels * patch_size**2,
-            out_channels=out_channels * patch_size**2,
+            out_channels=(out_channels + (film_noise > 0)) * patch_size**2,
             center_input_sample=center_input_sample,
             time_embedding_type=time_embedding_type,
             time_embedding_dim=time_embedding_dim,
@@ -187,6 +202,10 @@ class MaCDMUNet2DModel(UNet2DModel):
             self.augmentation_embedding = torch.nn.Linear(augmentation_dim, embedding_dim, bias=False)
         if detail_channels:
             self.detail_head = DetailHead(in_channels, out_channels, detail_channels, embedding_dim)
+        if film_noise:
+            scheduler = DDPMScheduler(num_train_timesteps=num_train_timesteps or 1000, beta_schedule=beta_schedule)
+            log_sigmas = -ForwardProcess.from_scheduler(scheduler).snr.log() / 2
+            self.register_buffer("log_sigmas", log_sigmas.float(), persistent=False)  # [T]
 
     @property
     def learned_variance(self) -> bool:
@@ -254,19 +273,39 @@ class MaCDMUNet2DModel(UNet2DModel):
         if augmentation_labels is not None:
             conditions = conditions + self.augmentation_embedding(augmentation_labels.to(self.dtype))
 
+        noisy = sample
         if config.mask_weighting == "input":
             sample = weigh(sample, config.channel_weights)
         patches = F.pixel_unshuffle(sample, config.patch_size)  # [B, C p^2, H / p, W / p]
         output = super().forward(patches, timestep, class_labels=conditions, return_dict=False)[0]
         output = F.pixel_shuffle(output, config.patch_size)  # [B, out_channels, H, W]
+        output, deviation = output.split([config.out_channels, output.shape[1] - config.out_channels], dim=1)
         if config.detail_channels:
             embedding = self.time_embedding(self.time_proj(timestep).to(self.dtype)) + conditions  # [B, E]
             output = output + self.detail_head(torch.cat([sample, output], dim=1), embedding)
+        if config.film_noise:
+            film = self._with_film_noise(output[:, :1], deviation, noisy[:, :1], timestep)
+            output = torch.cat([film, output[:, 1:].to(film.dtype)], dim=1)
         if self.learned_variance and config.bound_variance:
             prediction, v = output.chunk(2, dim=1)
             output = torch.cat([prediction, v.tanh()], dim=1)
 
         return UNet2DOutput(sample=output) if return_dict else (output,)
+
+    def _with_film_noise(
+        self, estimate: torch.Tensor, deviation: torch.Tensor, noisy: torch.Tensor, timestep: torch.Tensor
+    ) -> torch.Tensor:
+        """Posterior mean of the clean film, from an estimate of it without noise and the noisy film: `[B, 1, H, W]` each."""
+        last = len(self.log_sigmas) - 1
+        # Fractional timesteps are visited, too: log sigma is interpolated, as schedulers do.
+        below = timestep.floor().long().clamp(0, last)
+        log_sigmas = self.log_sigmas.float()
+        log_sigma = torch.lerp(log_sigmas[below], log_sigmas[(below + 1).clamp(max=last)], timestep.float() - below)
+        variance = log_sigma.mul(2).exp()[:, None, None, None]  # [B, 1, 1, 1], sigma_t^2; 1 + sigma_t^2 = 1 / abar_t
+        largest = self.config.film_noise * (self.config.channel_weights[0] if self.config.mask_weighting == "signal" else 1)
+        film_variance = (largest * deviation.float().sigmoid()) ** 2
+        gate = film_variance / (film_variance + variance)
+        return torch.lerp(estimate.float(), noisy.float() * (1 + variance).sqrt(), gate).to(estimate.dtype)
 
 
 class DetailHead(torch.nn.Module):

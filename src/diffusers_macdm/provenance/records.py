@@ -24,7 +24,7 @@ from ..data.layout import METADATA, SPLITS
 from ..data.loading import load_pairs
 from ..data.pairs import Pairs
 from ..files import read_json
-from ..hub.names import split_revision
+from ..hub.names import refuse_no_repository, split_revision
 
 
 MODEL_INDEX, GENERATION = "model_index.json", "generation.json"
@@ -92,7 +92,8 @@ class TrainedOn:
             raise FileNotFoundError(f"{model}: there is no {MODEL_INDEX} {where}, so it is no saved MaCDMPipeline.")
         has_classifier = (index.get("guidance_classifier") or [None])[0] is not None
         names = ("unet", "guidance_classifier") if has_classifier else ("unet",)
-        networks = {name: trainings_of_record(_read_beside(model, TRAINING_RECORDS[name])) for name in names}
+        files = {name: TRAINING_RECORDS[name] for name in names}
+        networks = {name: trainings_of_record(_read_beside(model, file), f"{model}, {file}") for name, file in files.items()}
         found = cls(networks)
         return found if any(found.trainings()) else None
 
@@ -113,11 +114,18 @@ class TrainedOn:
         return [name for name, trainings in self.networks.items() if None in trainings]
 
 
-def trainings_of_record(record: dict | None) -> Trainings:
-    """Return the trainings in the record of a training script, the run itself first; `[None]` without a record."""
+def trainings_of_record(record: dict | None, source: str | Path | None = None) -> Trainings:
+    """Return the trainings in the record of a training script, the run itself first; `[None]` without a record.
+
+    Raises:
+        ValueError: naming `source` where something else stands in it.
+    """
     record = record or {}
-    earlier = record.get("earlier_trainings") or []
-    return _unique([Training.from_dict(record.get("data")), *map(Training.from_dict, earlier)])
+    try:
+        earlier = record.get("earlier_trainings") or []
+        return _unique([Training.from_dict(record.get("data")), *map(Training.from_dict, earlier)])
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{source or 'a record'} cannot be read as the record of a training: {error!r}") from error
 
 
 def trainings_of_weights(path: str | Path, network: str) -> Trainings:
@@ -129,7 +137,7 @@ def trainings_of_weights(path: str | Path, network: str) -> Trainings:
     """
     record = record_of_weights(path, network)
     if record is not None:
-        return trainings_of_record(read_json(record, None))
+        return trainings_of_record(read_json(record, None), record)
     return [None] if Path(path).exists() else trainings_of_record(_read_beside(path, TRAINING_RECORDS[network]))
 
 
@@ -139,6 +147,8 @@ def record_of_weights(path: str | Path, network: str) -> Path | None:
     if folder.name in ("model", "model_ema") and re.fullmatch(r"checkpoint-\d+", folder.parent.name):
         folder = folder.parent
     if re.fullmatch(r"checkpoint-\d+", folder.name):
+        if (folder / TRAINING_RECORDS[network]).is_file():  # its own, of the run that wrote it; not in those of 0.1.0
+            return folder / TRAINING_RECORDS[network]
         folder = folder.parent
         if folder.name == f"{network}_checkpoints":
             folder = folder.parent
@@ -258,9 +268,10 @@ def _read_beside(model: str | Path, name: str) -> dict | None:
     path = Path(model) / name
     if not Path(model).exists():
         try:
+            refuse_no_repository(model)
             repo_id, revision = split_revision(model)
             path = Path(hf_hub_download(repo_id, name, revision=revision))
-        except (EntryNotFoundError, HFValidationError, OSError):
+        except (EntryNotFoundError, HFValidationError, OSError):  # of which FileNotFoundError is one
             return None
     return read_json(path, None) if path.is_file() else None
 

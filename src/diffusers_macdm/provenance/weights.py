@@ -1,10 +1,15 @@
-"""Digests of weights: which networks made a set, whatever their folder is called."""
+"""Digests of weights: which networks made a set, whatever their folder is called; and weights that are none."""
 
 from __future__ import annotations
 
 import hashlib
 
 import torch
+
+
+def first_non_finite(module: torch.nn.Module) -> str | None:
+    """Return the name of the first weight with a value that is NaN or infinite; None when there is none."""
+    return next((name for name, tensor in module.state_dict().items() if not tensor.isfinite().all()), None)
 
 
 def weights_digest(module: torch.nn.Module) -> str:

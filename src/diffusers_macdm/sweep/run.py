@@ -22,7 +22,7 @@ from ..audit.detector import build_detector
 from ..audit.radiographs import load_radiographs
 from ..comparison.models.macdm import MaCDM
 from ..evaluation.judge import Judge
-from ..files import MADE_AGAIN, begin, new_folder, read_json, write_bytes, write_json
+from ..files import MADE_AGAIN, begin, locked, new_folder, read_json, write_bytes, write_json
 from ..hub.loading import load_pipeline, own_version
 from ..macdm import MaCDMPipeline
 from ..progress import Progress
@@ -51,8 +51,13 @@ def run(settings: Settings, *, show_progress: bool = True) -> dict:
     Raises:
         FileNotFoundError, ValueError: when the model or the data cannot be read, settings do not go together, `out` was begun
             with others, held-out cases have trained the model, or no training case has.
-        FileExistsError: when `out` holds something else.
+        FileExistsError: when `out` holds something else, or another process is writing there.
     """
+    with locked(Path(settings.out)):
+        return _sweep(settings, show_progress)
+
+
+def _sweep(settings: Settings, show_progress: bool) -> dict:
     plan, out = resolve(settings), Path(settings.out)
     record = plan.record()
     begin(out, record, may_change=("model", "real"))

@@ -31,17 +31,21 @@ from ..macdm.joint_sample import ANATOMY_MASK, RADIOGRAPH, to_signal
 from ..macdm.training_losses import ClassificationLoss, without_masks
 from ..seeds import derived_seed
 from .averages import by_quartile
-from .checkpoints import checkpoint_step, prepare_output, truncate_log
+from .checkpoints import append_line, check_fits, prepare_output, truncate_log
 from .data import describe_data, earlier_trainings, load_split, load_training_data
-from .loop import parse_settings, run_script, start, train
+from .loop import parse_settings, run_script, running, train
 from .networks import build_classifier, check_same_process, timestep_probabilities, training_scheduler
-from .records import prepare_push, print_record, push, record, write_record
+from .processes import on_main
+from .records import begin_record, prepare_push, print_record, push, record, record_before, record_of_run
 from .settings import ClassifierSettings
+from .stopping import Stopping
+from .trainer import Trainer
 
 
 logger = logging.getLogger("macdm.training")
 
-VALIDATION_LOG = "guidance_classifier_validation.jsonl"
+NETWORK, RECORD = "guidance_classifier", "guidance_classifier_training_config.json"
+CHECKPOINTS, VALIDATION_LOG = "guidance_classifier_checkpoints", "guidance_classifier_validation.jsonl"
 LEVELS = (0.1, 0.2, 0.4, 0.6, 0.8)  # t / T of the radiograph in the validation
 JOINT_SAMPLE, FILM_ALONE = "joint_sample", "radiograph_alone"  # what the classifier is shown there
 
@@ -57,18 +61,23 @@ def noise_levels(settings: ClassifierSettings, process: ForwardProcess) -> torch
     return None if probabilities is None else (probabilities + 1 / process.num_timesteps) / 2
 
 
-def classification_loss(settings: ClassifierSettings, process: ForwardProcess, config):
-    """`loss(classifier, batch)` -> loss and values to log, as `train` takes it."""
+def classification_loss(settings: ClassifierSettings, process: ForwardProcess, config, accelerator: Accelerator | None = None):
+    """`loss(classifier, batch, draws)` -> loss and values to log, as `Trainer` takes it."""
     loss = ClassificationLoss(
         process, config, tuple(settings.task_probabilities), settings.mask_dropout, noise_levels(settings, process)
     )
 
-    def with_values(classifier, batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        terms = loss(classifier, batch)
+    def with_values(classifier, batch, draws=None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        terms = loss(classifier, batch, draws)
+        total = terms.total
+        if accelerator is not None and accelerator.num_processes > 1:
+            # The mean over the labeled cases of all processes, which may have unequally many; accelerate takes that of means.
+            known = (batch["class_label"] < config.num_classes).sum().float()
+            total = total * known * accelerator.num_processes / accelerator.reduce(known, reduction="sum").clamp(min=1)
         values = {"accuracy": terms.accuracy, f"accuracy/{FILM_ALONE}": terms.accuracy.where(terms.masks_dropped, torch.nan)}
         values |= by_quartile("accuracy", terms.accuracy, terms.level, process.num_timesteps)
         values |= by_quartile("cross_entropy", terms.cross_entropy, terms.level, process.num_timesteps)
-        return terms.total, values
+        return total, values
 
     return with_values
 
@@ -118,8 +127,7 @@ class Validation:
         if ema is not None:
             ema.restore(parameters)  # the very bits that were stored
         classifier.train(training)
-        with (Path(settings.output_dir) / VALIDATION_LOG).open("a") as file:
-            file.write(json.dumps(result) + "\n")
+        append_line(Path(settings.output_dir) / VALIDATION_LOG, result)
         self.accelerator.log(tracked(result), step=step)
         logger.info(sentence(result))
         return False
@@ -170,8 +178,8 @@ class Validation:
         if view == FILM_ALONE:
             clean, timesteps, noised = without_masks(clean, timesteps, noised, noised[:, 0], self.process.num_timesteps)
         noisy = self.process.sample(clean, timesteps, noised, noise).noisy
-        logits = classifier(noisy, timesteps[:, RADIOGRAPH], mask_timestep=timesteps[:, ANATOMY_MASK])
-        return logits.float().cpu()
+        output = classifier(noisy, timesteps[:, RADIOGRAPH], mask_timestep=timesteps[:, ANATOMY_MASK])
+        return output.logits.float().cpu()
 
 
 def scores(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
@@ -210,15 +218,11 @@ def validation_for(
     process: ForwardProcess,
     dataset: PairDataset | None,
     num_classes: int,
-    resume: Path | None,
 ) -> Validation | None:
-    """Prepare the validation, from the checkpoint that is resumed on; None where there is nothing to classify."""
+    """Prepare the validation; None where there is nothing to classify."""
     indices = [] if dataset is None else [i for i, label in enumerate(dataset.labels) if label < num_classes]
     if not indices:
         return None
-    if accelerator.is_main_process:
-        done = 0 if resume is None else checkpoint_step(resume)
-        truncate_log(Path(settings.output_dir) / VALIDATION_LOG, done)
     return Validation(settings, accelerator, process, dataset, indices)
 
 
@@ -277,46 +281,59 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train the guidance classifier that the options ask for (those of the process when None)."""
     settings = parse_settings(ClassifierSettings, argv)
     resolved = resolve(settings)
-    configuration, dataset, classifier = resolved["configuration"], resolved["dataset"], resolved["classifier"]
     if settings.dry_run:
-        print_record(settings, configuration)
+        print_record(settings, resolved["configuration"])
         return
+    with running(settings, Path(settings.output_dir) / CHECKPOINTS) as (accelerator, stopping):
+        run(settings, resolved, accelerator, stopping)
+
+
+def run(settings: ClassifierSettings, resolved: dict[str, Any], accelerator: Accelerator, stopping: Stopping) -> None:
+    """Train what was resolved, on all processes."""
+    configuration, dataset, classifier = resolved["configuration"], resolved["dataset"], resolved["classifier"]
     output_dir = Path(settings.output_dir)
-    checkpoints = output_dir / "guidance_classifier_checkpoints"
-    accelerator = start(settings)
-    resume = prepare_output(settings, output_dir / "guidance_classifier", checkpoints)
-    repository = prepare_push(settings, accelerator)
-    accelerator.wait_for_everyone()
-    write_record(output_dir / "guidance_classifier_training_config.json", configuration, accelerator, resume)
+    finished, checkpoints = output_dir / "guidance_classifier", output_dir / CHECKPOINTS
+    resume = on_main(accelerator, prepare_output, settings, finished, checkpoints)
+    if resume is not None:
+        check_fits(resume, settings, classifier.config, configuration["scheduler"], record_before(NETWORK, resume))
+    process = ForwardProcess.from_scheduler(training_scheduler(settings)).to(accelerator.device)
+    validation = validation_for(settings, accelerator, process, resolved["validation"], dataset.num_classes)
+    loss = classification_loss(settings, process, classifier.config, accelerator)
+    log_path = output_dir / "guidance_classifier_training_log.jsonl"
+    trainer = Trainer(settings, accelerator, classifier, loss, checkpoints=checkpoints, log_path=log_path, resume=resume)
+    repository = on_main(accelerator, prepare_push, settings)
+    # Nothing was written until here: what cannot be gone on with leaves every record as it was.
+    content = record_of_run(NETWORK, configuration, accelerator, resume, trainer.step)
+    if validation is not None:
+        on_main(accelerator, truncate_log, output_dir / VALIDATION_LOG, trainer.step)
+    on_main(accelerator, begin_record, output_dir / RECORD, content, finished)
     counts = configuration["data"]["cases_per_label"]
     millions = classifier.num_parameters() / 1e6
     logger.info(f"{len(dataset)} cases {counts}, {millions:.2f} M parameters, on {accelerator.device}.")
 
-    process = ForwardProcess.from_scheduler(training_scheduler(settings)).to(accelerator.device)
-    validation = validation_for(settings, accelerator, process, resolved["validation"], dataset.num_classes, resume)
-    classifier, ema = train(
-        settings,
-        accelerator,
-        classifier,
-        dataset,
-        classification_loss(settings, process, classifier.config),
-        checkpoints=checkpoints,
-        log_path=output_dir / "guidance_classifier_training_log.jsonl",
-        resume=resume,
-        configuration=configuration,
-        after_step=validation,
-    )
+    def write(checkpoint: Path) -> None:
+        write_json(checkpoint / RECORD, content)
+
+    train(trainer, dataset, stopping, configuration=configuration, write=write, after_step=validation)
     if accelerator.is_main_process:
-        if ema is not None:
-            ema.copy_to(classifier.parameters())
-        with new_folder(output_dir / "guidance_classifier") as folder:
-            classifier.save_pretrained(folder)
-            training_scheduler(settings).save_config(folder)  # the noise it was trained on
-        add_to_pipeline(output_dir)
-        logger.info(f"Saved the classifier to {output_dir / 'guidance_classifier'}.")
+        finish(settings, trainer, content)
         if repository is not None:
             push(settings, repository)
     accelerator.end_training()
+
+
+def finish(settings: ClassifierSettings, trainer: Trainer, content: dict[str, Any]) -> None:
+    """Write the classifier and its record, and name it in the pipeline that is there; on the main process."""
+    output_dir, classifier = Path(settings.output_dir), trainer.model
+    trainer.refuse_not_finite("No classifier is written")
+    if trainer.ema is not None:
+        trainer.ema.copy_to(classifier.parameters())
+    with new_folder(output_dir / "guidance_classifier") as folder:
+        classifier.save_pretrained(folder)
+        training_scheduler(settings).save_config(folder)  # the noise it was trained on
+    write_json(output_dir / RECORD, content)
+    add_to_pipeline(output_dir)
+    logger.info(f"Saved the classifier to {output_dir / 'guidance_classifier'}.")
 
 
 if __name__ == "__main__":

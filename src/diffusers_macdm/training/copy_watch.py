@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 
 from ..audit.copies import CopyDetector
 from ..audit.detector import build_detector, unrelated
@@ -30,7 +29,7 @@ from ..audit.images import to_audit_size
 from ..audit.membership import denoising_errors
 from ..audit.radiographs import Radiographs
 from ..data.dataset import PairDataset
-from ..files import TEMPORARY_SUFFIX, replace_folder, write_json
+from ..files import TEMPORARY_SUFFIX, new_folder, remove_folder, write_json
 from ..macdm import MaCDMPipeline
 from ..statistics.proportions import proportion
 from .data import load_split
@@ -237,16 +236,10 @@ class BestState:
         """Keep the pipeline's denoiser if it is better than the one kept so far."""
         if not is_better(audit, self.audit, self.max_copy_rate):
             return False
-        temporary = self._temporary()
-        pipeline.unet.save_pretrained(temporary / "unet")
-        write_json(temporary / AUDIT_FILE, audit)
-        replace_folder(temporary, self.folder)
+        with new_folder(self.folder) as temporary:
+            pipeline.unet.save_pretrained(temporary / "unet")
+            write_json(temporary / AUDIT_FILE, audit)
         return True
-
-    def follow(self, accelerator: Accelerator, resume: Path | None) -> None:
-        """Go into the checkpoints, come out of them; on the main process, before the training starts."""
-        accelerator.register_save_state_pre_hook(lambda models, weights, folder: self.save_to(Path(folder)))
-        self.restore_from(resume)
 
     def save_to(self, checkpoint: Path) -> None:
         if self.folder.is_dir():
@@ -254,33 +247,21 @@ class BestState:
 
     def restore_from(self, checkpoint: Path | None) -> None:
         """What was kept at a checkpoint, or nothing at the beginning, and what `--max_copy_rate` now forbids."""
-        temporary = self._temporary()
         shutil.rmtree(self.folder.with_name(f"{BEST}.old{TEMPORARY_SUFFIX}"), ignore_errors=True)
         if checkpoint is not None and (checkpoint / BEST / AUDIT_FILE).is_file():
-            shutil.copytree(checkpoint / BEST, temporary)
-            if is_better(json.loads((temporary / AUDIT_FILE).read_text()), None, self.max_copy_rate):
-                replace_folder(temporary, self.folder)
+            kept = json.loads((checkpoint / BEST / AUDIT_FILE).read_text())
+            if is_better(kept, None, self.max_copy_rate):
+                with new_folder(self.folder) as temporary:
+                    shutil.copytree(checkpoint / BEST, temporary, dirs_exist_ok=True)
                 return
-            shutil.rmtree(temporary)
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _temporary(self) -> Path:
-        temporary = self.folder.with_name(BEST + TEMPORARY_SUFFIX)
-        shutil.rmtree(temporary, ignore_errors=True)
-        return temporary
+        if self.folder.is_dir():
+            remove_folder(self.folder)
 
 
-def append_audit(output_dir: Path, audit: dict[str, Any]) -> None:
-    with (output_dir / AUDIT_LOG).open("a") as file:
-        file.write(json.dumps(audit) + "\n")
-
-
-def record_audits(output_dir: Path, best: BestState | None) -> None:
-    """Put the last audit, and that of the state which is kept, into the record of the run."""
+def audits_of_run(output_dir: Path, best: BestState | None) -> dict[str, Any]:
+    """Return what the record of the run says of its audits: the last one, and that of the state which is kept."""
     lines = (output_dir / AUDIT_LOG).read_text().splitlines()
-    path = output_dir / "training_config.json"
-    audits = {"last": json.loads(lines[-1]) if lines else None, "kept": None if best is None else best.audit}
-    write_json(path, {**json.loads(path.read_text()), "audit": audits})
+    return {"last": json.loads(lines[-1]) if lines else None, "kept": None if best is None else best.audit}
 
 
 def sentence(audit: dict[str, Any]) -> str:

@@ -19,45 +19,42 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 
-from ..files import new_folder, replace_folder, scratch_folder
+from ..files import new_folder, replace_file, replace_folder, scratch_folder, write_json
 from ..macdm import GuidanceClassifier, MaCDMPipeline, MaCDMUNet2DModel
 from ..macdm.forward_process import TASKS, ForwardProcess
 from ..macdm.joint_sample import CHANNELS
-from ..macdm.loss import HybridLoss
 from ..macdm.training_losses import DenoisingLoss
 from ..report.contact_sheet import contact_sheet, save
 from . import copy_watch
 from .averages import by_quartile
-from .checkpoints import checkpoint_step, prepare_output, truncate_log
+from .checkpoints import append_line, check_fits, prepare_output, truncate_log
 from .data import augmentation_dim, describe_data, earlier_trainings, load_training_data
-from .loop import parse_settings, run_script, start, train
+from .formulations import hybrid_loss
+from .loop import parse_settings, run_script, running, train
 from .networks import build_unet, find_classifier, timestep_probabilities, training_scheduler
-from .records import keep_classifier_record, prepare_push, print_record, push, record, write_record
+from .processes import on_main
+from .records import (
+    begin_record,
+    keep_classifier_record,
+    prepare_push,
+    print_record,
+    push,
+    record,
+    record_before,
+    record_of_run,
+)
 from .settings import DenoiserSettings
+from .stopping import Stopping
+from .trainer import Trainer
 
 
 logger = logging.getLogger("macdm.training")
 
-
-def hybrid_loss(settings: DenoiserSettings) -> HybridLoss:
-    loss_space = settings.loss_space
-    if loss_space is None and settings.prediction_type == "sample" and settings.snr_gamma is None:
-        loss_space = "v_prediction"  # the plain error leaves the low noise levels without weight
-    return HybridLoss(
-        lambda_vlb=settings.lambda_vlb,
-        lambda_perceptual=settings.lambda_perceptual,
-        channel_weights=tuple(settings.loss_channel_weights),
-        lesion_region_weight=settings.lesion_region_weight,
-        lesion_region_radius=settings.lesion_region_radius,
-        radiograph_region_weight=settings.radiograph_region_weight,
-        min_snr_gamma=settings.snr_gamma,
-        prediction_type=settings.prediction_type,
-        loss_space=loss_space,
-    )
+NETWORK, RECORD = "unet", "training_config.json"
 
 
 def denoising_loss(settings: DenoiserSettings, process: ForwardProcess, config, features):
-    """`loss(unet, batch)` -> loss and values to log, as `train` takes it."""
+    """`loss(unet, batch, draws)` -> loss and values to log, as `Trainer` takes it."""
     loss = DenoisingLoss(
         hybrid_loss(settings),
         process,
@@ -69,8 +66,8 @@ def denoising_loss(settings: DenoiserSettings, process: ForwardProcess, config, 
         timestep_probabilities(settings, process),
     )
 
-    def with_values(unet, batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        terms, timesteps = loss(unet, batch)
+    def with_values(unet, batch, draws=None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        terms, timesteps = loss(unet, batch, draws)
         values = {f"simple/{name}": terms.simple[:, c] for c, name in enumerate(CHANNELS)}
         for c, name in enumerate(CHANNELS):
             values |= by_quartile(f"simple/{name}", terms.simple[:, c], timesteps[:, c], process.num_timesteps)
@@ -126,15 +123,16 @@ def draw_samples(settings, accelerator, pipeline: MaCDMPipeline, num_classes: in
             tracker.writer.add_image("samples", np.asarray(sheet.convert("RGB")), step, dataformats="HWC")
 
 
-def save_pipeline(output_dir: Path, pipeline: MaCDMPipeline) -> None:
-    """Write the pipeline under a temporary name, then move its parts into `output_dir`, `model_index.json` last."""
+def save_pipeline(output_dir: Path, pipeline: MaCDMPipeline, content: dict[str, Any]) -> None:
+    """Write pipeline and record under a temporary name, then move them into `output_dir`, `model_index.json` last."""
     with scratch_folder(output_dir) as folder:
         pipeline.save_pretrained(folder, safe_serialization=True)
+        write_json(folder / RECORD, content)
         for part in sorted(folder.iterdir(), key=lambda path: path.name == "model_index.json"):
             if part.is_dir():
                 replace_folder(part, output_dir / part.name)
             else:
-                part.replace(output_dir / part.name)
+                replace_file(part, output_dir / part.name)
 
 
 def resolve(settings: DenoiserSettings) -> dict[str, Any]:
@@ -208,52 +206,65 @@ class Watch:
 
     def _audit(self, step: int, pipeline: MaCDMPipeline) -> float:
         result = self.audit(pipeline, step)
-        copy_watch.append_audit(Path(self.settings.output_dir), result)
+        append_line(Path(self.settings.output_dir) / copy_watch.AUDIT_LOG, result)
         self.accelerator.log(copy_watch.tracked(result), step=step)
         logger.info(copy_watch.sentence(result))
         if self.best is not None:
             self.best.consider(result, pipeline)
         return result["copy_rate"]["value"]
 
+    def take_up(self, step: int, resume: Path | None) -> None:
+        """Go on from the checkpoint that is resumed, or begin; on the main process, the first thing that is written."""
+        if self.audit is not None:
+            truncate_log(Path(self.settings.output_dir) / copy_watch.AUDIT_LOG, step)
+        if self.best is not None:
+            self.best.restore_from(resume)
 
-def watch_for(settings: DenoiserSettings, accelerator: Accelerator, resolved: dict[str, Any], resume: Path | None) -> Watch:
-    """Prepare what looks at the denoiser, from the checkpoint that is resumed on.
+
+def watch_for(settings: DenoiserSettings, accelerator: Accelerator, resolved: dict[str, Any]) -> Watch:
+    """Prepare what looks at the denoiser.
 
     Raises:
-        ValueError: when the weak snapshot was missed, or the copy rate cannot be held.
+        ValueError: when the copy rate cannot be held.
     """
-    output_dir = Path(settings.output_dir)
-    done = 0 if resume is None else checkpoint_step(resume)
-    missed = settings.weak_unet_step is not None and settings.weak_unet_step <= done
-    if missed and not (output_dir / "weak_unet").is_dir():
-        raise ValueError(
-            f"--weak_unet_step {settings.weak_unet_step} is not allowed: {resume} is beyond it, and no weak_unet was kept."
-        )
     audit = best = None
     if accelerator.is_main_process and settings.audit_steps:
         audit = copy_watch.build_audit(settings, resolved["dataset"], resolved["validation"], accelerator.device)
-        if audit is not None:
-            truncate_log(output_dir / copy_watch.AUDIT_LOG, done)
         if settings.max_copy_rate is not None:
-            best = copy_watch.BestState(output_dir, settings.max_copy_rate)
-            best.follow(accelerator, resume)
+            best = copy_watch.BestState(Path(settings.output_dir), settings.max_copy_rate)
     is_audited = resolved["validation"] is not None
     num_classes = resolved["dataset"].num_classes
     return Watch(settings, accelerator, num_classes, resolved["classifier"], audit, best, is_audited)
 
 
-def finish(settings: DenoiserSettings, accelerator: Accelerator, watch: Watch, unet, ema) -> None:
-    """Write the pipeline, of the last state or of the one that the copy audits chose; on the main process.
+def check_weak_unet(settings: DenoiserSettings, step: int, resume: Path | None) -> None:
+    """Raise `ValueError` when the checkpoint that is resumed is beyond the weak snapshot, and none was kept."""
+    missed = settings.weak_unet_step is not None and settings.weak_unet_step <= step
+    if missed and not (Path(settings.output_dir) / "weak_unet").is_dir():
+        raise ValueError(
+            f"--weak_unet_step {settings.weak_unet_step} is not allowed: {resume} is beyond it, and no weak_unet was kept."
+        )
+
+
+def finish(
+    settings: DenoiserSettings, accelerator: Accelerator, watch: Watch, trainer: Trainer, content: dict[str, Any]
+) -> None:
+    """Write the pipeline, of the last state or of the one that the copy audits chose, and its record; on the main process.
+
+    Args:
+        content: the record of the run.
 
     Raises:
         ValueError: when no audited state has a copy rate that is allowed.
     """
-    output_dir = Path(settings.output_dir)
+    output_dir, unet, ema = Path(settings.output_dir), trainer.model, trainer.ema
+    trainer.refuse_not_finite("No pipeline is written")
     if watch.audit is not None:
-        copy_watch.record_audits(output_dir, watch.best)
+        content = {**content, "audit": copy_watch.audits_of_run(output_dir, watch.best)}
     if watch.best is not None:
         kept = watch.best.audit
         if kept is None:
+            begin_record(output_dir / RECORD, content, output_dir / "model_index.json")
             accelerator.end_training()
             raise ValueError(
                 f"none of the audited states has a copy rate of at most --max_copy_rate {settings.max_copy_rate} (see "
@@ -269,7 +280,7 @@ def finish(settings: DenoiserSettings, accelerator: Accelerator, watch: Watch, u
     pipeline = build_pipeline(settings, unet, ema, watch.classifier, weak_unet)
     if watch.classifier is not None:
         keep_classifier_record(watch.classifier.config["_name_or_path"], output_dir)
-    save_pipeline(output_dir, pipeline)
+    save_pipeline(output_dir, pipeline, content)
     logger.info(f"Saved the pipeline to {output_dir}.")
 
 
@@ -277,20 +288,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train the denoiser that the options ask for (those of the process when None)."""
     settings = parse_settings(DenoiserSettings, argv)
     resolved = resolve(settings)
-    configuration, dataset, unet = resolved["configuration"], resolved["dataset"], resolved["unet"]
     if settings.dry_run:
-        print_record(settings, configuration)
+        print_record(settings, resolved["configuration"])
         return
-    output_dir = Path(settings.output_dir)
-    accelerator = start(settings)
-    resume = prepare_output(settings, output_dir / "model_index.json", output_dir)
-    watch = watch_for(settings, accelerator, resolved, resume)
-    repository = prepare_push(settings, accelerator)
-    accelerator.wait_for_everyone()
-    write_record(output_dir / "training_config.json", configuration, accelerator, resume)
-    counts = configuration["data"]["cases_per_label"]
-    logger.info(f"{len(dataset)} cases {counts}, {unet.num_parameters() / 1e6:.2f} M parameters, on {accelerator.device}.")
+    with running(settings, Path(settings.output_dir)) as (accelerator, stopping):
+        run(settings, resolved, accelerator, stopping)
 
+
+def run(settings: DenoiserSettings, resolved: dict[str, Any], accelerator: Accelerator, stopping: Stopping) -> None:
+    """Train what was resolved, on all processes."""
+    configuration, dataset, unet = resolved["configuration"], resolved["dataset"], resolved["unet"]
+    output_dir = Path(settings.output_dir)
+    finished = output_dir / "model_index.json"
+    resume = on_main(accelerator, prepare_output, settings, finished, output_dir)
+    if resume is not None:
+        check_fits(resume, settings, unet.config, configuration["scheduler"], record_before(NETWORK, resume))
+    watch = watch_for(settings, accelerator, resolved)
     features = None
     if watch.classifier is not None:
         watch.classifier.to(accelerator.device)
@@ -298,20 +311,26 @@ def main(argv: Sequence[str] | None = None) -> None:
             features = lambda joint_sample: watch.classifier.features(joint_sample, timestep=0)  # noqa: E731
     scheduler = training_scheduler(settings, settings.prediction_type, settings.learned_variance)
     process = ForwardProcess.from_scheduler(scheduler).to(accelerator.device)
-    unet, ema = train(
-        settings,
-        accelerator,
-        unet,
-        dataset,
-        denoising_loss(settings, process, unet.config, features),
-        checkpoints=output_dir,
-        log_path=output_dir / "training_log.jsonl",
-        resume=resume,
-        configuration=configuration,
-        after_step=watch,
-    )
+    loss = denoising_loss(settings, process, unet.config, features)
+    log_path = output_dir / "training_log.jsonl"
+    trainer = Trainer(settings, accelerator, unet, loss, checkpoints=output_dir, log_path=log_path, resume=resume)
+    check_weak_unet(settings, trainer.step, resume)
+    repository = on_main(accelerator, prepare_push, settings)
+    # Nothing was written until here: what cannot be gone on with leaves every record as it was.
+    content = record_of_run(NETWORK, configuration, accelerator, resume, trainer.step)
+    on_main(accelerator, watch.take_up, trainer.step, resume)
+    on_main(accelerator, begin_record, output_dir / RECORD, content, finished)
+    counts = configuration["data"]["cases_per_label"]
+    logger.info(f"{len(dataset)} cases {counts}, {unet.num_parameters() / 1e6:.2f} M parameters, on {accelerator.device}.")
+
+    def write(checkpoint: Path) -> None:
+        write_json(checkpoint / RECORD, content)
+        if watch.best is not None:
+            watch.best.save_to(checkpoint)
+
+    train(trainer, dataset, stopping, configuration=configuration, write=write, after_step=watch)
     if accelerator.is_main_process:
-        finish(settings, accelerator, watch, unet, ema)
+        finish(settings, accelerator, watch, trainer, content)
         if repository is not None:
             push(settings, repository)
     accelerator.end_training()

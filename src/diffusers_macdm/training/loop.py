@@ -1,43 +1,41 @@
 """The loop of both trainings, with exact resume.
 
-Everything random in a step is a function of (seed, micro-step, process): which cases are drawn and how they are augmented
-(`StepBatchSampler`), and the noise, timesteps and dropout (`seed_step`). A checkpoint therefore needs no random state, and a
-resumed run gives the same weights as an uninterrupted one.
+Everything random in a step is a function of (seed, place in the stream of cases): which cases are drawn and how they are
+augmented (`StepBatchSampler`), and the noise, timesteps and dropout (`places`). A checkpoint therefore needs no random state,
+and a resumed run gives the same weights as an uninterrupted one.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-import shutil
+import os
+import signal
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_seed
-from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 
 from ..data.dataset import PairDataset
 from ..data.sampler import StepBatchSampler
-from ..files import TEMPORARY_SUFFIX
 from ..parsing import parse
 from ..progress import Progress
-from .averages import Averages
-from .checkpoints import checkpoint_step, save_checkpoint, truncate_log
-from .settings import FORMULATIONS, RENAMED, TrainingSettings
+from .checkpoints import remove_torn, truncate_log
+from .formulations import FORMULATIONS
+from .processes import held, saying_what_is_kept
+from .settings import RENAMED, TrainingSettings
+from .stopping import Stopping, ignore_signals
+from .trainer import Trainer
 
 
 logger = logging.getLogger("macdm.training")
 Settings = TypeVar("Settings", bound=TrainingSettings)
-LossOf = Callable[[torch.nn.Module, dict[str, torch.Tensor]], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 
 
 def start(settings: TrainingSettings) -> Accelerator:
@@ -61,56 +59,76 @@ def start(settings: TrainingSettings) -> Accelerator:
     return accelerator
 
 
-def seed_step(seed: int, micro_step: int, process_index: int) -> None:
-    """Make everything random in a micro-step (noise, timesteps, label dropout, dropout) a function of its number."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, micro_step, process_index]).generate_state(1, np.uint64)[0] >> 1))
+@contextmanager
+def running(settings: TrainingSettings, checkpoints: Path) -> Iterator[tuple[Accelerator, Stopping]]:
+    """Start; hold the output folder and handle signals until the end, and say which checkpoint is left when the disk is full.
+
+    Raises:
+        FileExistsError: when another process writes into the output folder.
+        OSError: when the disk is full.
+    """
+    with Stopping() as stopping:
+        accelerator = start(settings)
+        with held(accelerator, Path(settings.output_dir)), saying_what_is_kept(checkpoints):
+            yield accelerator, stopping
 
 
 def train(
-    settings: TrainingSettings,
-    accelerator: Accelerator,
-    model: torch.nn.Module,
+    trainer: Trainer,
     dataset: PairDataset,
-    loss_of: LossOf,
+    stopping: Stopping,
     *,
-    checkpoints: Path,
-    log_path: Path,
-    resume: Path | None,
     configuration: dict[str, Any],
+    write: Callable[[Path], None] = lambda folder: None,
     after_step: Callable[[int, torch.nn.Module, EMAModel | None], bool] | None = None,
 ) -> tuple[torch.nn.Module, EMAModel | None]:
-    """Train `model` for `--max_train_steps` updates, from `resume` on; return it (unwrapped) and its moving average.
+    """Train for `--max_train_steps` updates, from where `trainer` stands; return its network and the moving average.
 
     Args:
-        loss_of: `loss_of(model, batch)` -> scalar loss and values to log (NaN where one does not apply); everything random
-            in it comes from torch's global generator, which is seeded for each micro-step.
-        checkpoints: folder for `checkpoint-<step>`.
-        log_path: JSON lines, one for every `--logging_steps` and every checkpoint: the means since the line before.
-        after_step: called on all processes after each update with its number, the unwrapped model and the average. True, the
+        trainer: what is trained, with its checkpoint loaded.
+        stopping: says when a signal ends the training; it then ends by `SystemExit` with 128 + its number.
+        write: puts what else a checkpoint is to hold into its folder; on the main process.
+        after_step: called on all processes after each update with its number, the network and the average. True, the
             same on all of them, ends the training here, without a checkpoint: a run resumed before comes to the same end.
     """
-    trainer = Trainer(settings, accelerator, model, loss_of, log_path)
-    step = trainer.resume_from(resume, checkpoints)
+    settings, accelerator, step = trainer.settings, trainer.accelerator, trainer.step
+    if accelerator.is_main_process:
+        truncate_log(trainer.log_path, step)
+        remove_torn(trainer.checkpoints)
     if accelerator.trackers == [] and settings.report_to != "none":
         plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in configuration["arguments"].items()}
         accelerator.init_trackers(trainer.name, config=plain)
     first = step * settings.gradient_accumulation_steps
-    with Progress(settings.max_train_steps, trainer.name, initial=step, show=accelerator.is_local_main_process) as progress:
+    with (
+        stopping.deferred(),
+        Progress(settings.max_train_steps, trainer.name, initial=step, show=accelerator.is_local_main_process) as progress,
+    ):
         for micro_step, batch in enumerate(batches(settings, accelerator, dataset, first), start=first):
-            if not trainer.micro_step(micro_step, batch):
+            if not trainer.micro_step(micro_step, batch, stopping.requested()):
                 continue
-            step += 1
+            step = trainer.step
             progress.update()
-            is_checkpoint = step % settings.checkpointing_steps == 0 or step == settings.max_train_steps
+            is_last = step == settings.max_train_steps or trainer.stopped_by
+            is_checkpoint = step % settings.checkpointing_steps == 0 or is_last
             # Each checkpoint is logged as well: no broken weights are kept, and no average reaches across a place to resume.
             if step % settings.logging_steps == 0 or is_checkpoint:
-                progress.note(f"loss {trainer.log(step):.4f}")
-            if after_step is not None and after_step(step, model, trainer.ema):
+                progress.note(f"loss {trainer.log():.4f}")
+            if after_step is not None and after_step(step, trainer.model, trainer.ema):
                 break
             if is_checkpoint:  # last, so that a run resumed here misses nothing of this step
-                save_checkpoint(accelerator, checkpoints, step, settings.checkpoints_total_limit)
+                kept = trainer.save(write)
+            if trainer.stopped_by:
+                accelerator.end_training()
+                if accelerator.is_main_process:
+                    name = signal.Signals(trainer.stopped_by).name
+                    print(
+                        f"{name}: stopped after update {step} of {settings.max_train_steps}, {kept} is written; go on with "
+                        "--resume_from_checkpoint latest.",
+                        file=sys.stderr,
+                    )
+                raise SystemExit(128 + trainer.stopped_by)
     accelerator.wait_for_everyone()
-    return model, trainer.ema
+    return trainer.model, trainer.ema
 
 
 def batches(settings: TrainingSettings, accelerator: Accelerator, dataset: PairDataset, first: int):
@@ -131,129 +149,8 @@ def batches(settings: TrainingSettings, accelerator: Accelerator, dataset: PairD
         batch_sampler=sampler,
         num_workers=settings.dataloader_num_workers,
         pin_memory=accelerator.device.type == "cuda",
+        worker_init_fn=ignore_signals,
     )
-
-
-class Trainer:
-    """A network, its optimizer, schedule and moving average, and the means that are logged."""
-
-    def __init__(
-        self, settings: TrainingSettings, accelerator: Accelerator, model: torch.nn.Module, loss_of: LossOf, log_path: Path
-    ):
-        self.settings, self.accelerator, self.model = settings, accelerator, model
-        self.loss_of, self.log_path, self.name = loss_of, log_path, type(model).__name__
-        optimizer = torch.optim.AdamW(
-            model.parameters(),
-            lr=settings.learning_rate,
-            betas=(settings.adam_beta1, settings.adam_beta2),
-            weight_decay=settings.adam_weight_decay,
-            eps=settings.adam_epsilon,
-        )
-        # Not prepared: accelerate would step it once for each process. It counts updates here, whatever their batch.
-        self.lr_scheduler = get_scheduler(
-            settings.lr_scheduler,
-            optimizer,
-            num_warmup_steps=settings.lr_warmup_steps,
-            num_training_steps=settings.max_train_steps,
-        )
-        self.ema = self._moving_average() if settings.use_ema else None
-        accelerator.register_save_state_pre_hook(self._save)
-        accelerator.register_load_state_pre_hook(self._load)
-        accelerator.register_for_checkpointing(self.lr_scheduler)
-        self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
-        self.averages = Averages()
-        self._logged_step, self._logged_time = 0, time.monotonic()
-
-    def _moving_average(self) -> EMAModel:
-        settings = self.settings
-        ema = EMAModel(
-            self.model.parameters(),
-            decay=settings.ema_max_decay,
-            use_ema_warmup=True,
-            inv_gamma=settings.ema_inv_gamma,
-            power=settings.ema_power,
-            model_cls=type(self.model),
-            model_config=self.model.config,
-        )
-        ema.to(self.accelerator.device)
-        return ema
-
-    def _save(self, models, weights, output_dir) -> None:
-        if self.accelerator.is_main_process:
-            for wrapped in models:
-                self.accelerator.unwrap_model(wrapped).save_pretrained(Path(output_dir) / "model")
-            if self.ema is not None:
-                self.ema.save_pretrained(Path(output_dir) / "model_ema")
-        weights.clear()
-
-    def _load(self, models, input_dir) -> None:
-        while models:
-            loaded = type(self.model).from_pretrained(Path(input_dir) / "model")
-            self.accelerator.unwrap_model(models.pop()).load_state_dict(loaded.state_dict())
-        if self.ema is not None:
-            average = EMAModel.from_pretrained(Path(input_dir) / "model_ema", type(self.model))
-            self.ema.load_state_dict(average.state_dict())
-            self.ema.to(self.accelerator.device)
-
-    def resume_from(self, resume: Path | None, checkpoints: Path) -> int:
-        """Load a checkpoint, clean what a killed run has left, and return the number of updates that are done."""
-        accelerator, step = self.accelerator, 0
-        if resume is not None:
-            step = checkpoint_step(resume)
-            accelerator.load_state(str(resume))
-            accelerator.step = 0  # its count of micro-steps: a checkpoint lies between two updates
-            logger.info(f"Resumed {self.name} from {resume} at step {step}.")
-        if accelerator.is_main_process:
-            truncate_log(self.log_path, step)
-            for left_over in checkpoints.glob(f"checkpoint-*{TEMPORARY_SUFFIX}"):
-                shutil.rmtree(left_over)
-        self.wrapped.train()
-        self._logged_step, self._logged_time = step, time.monotonic()
-        return step
-
-    def micro_step(self, number: int, batch: dict[str, torch.Tensor]) -> bool:
-        """Take a batch; return whether it completed an update of the weights."""
-        settings, accelerator = self.settings, self.accelerator
-        batch = {key: value.to(accelerator.device, non_blocking=True) for key, value in batch.items()}
-        seed_step(settings.seed, number, accelerator.process_index)
-        with accelerator.accumulate(self.wrapped):
-            loss, values = self.loss_of(self.wrapped, batch)
-            accelerator.backward(loss)
-            # NaN means "does not apply" to the averages; here it is a failure and must not be left out.
-            self.averages.add({**values, "loss": loss.detach().nan_to_num(math.inf, math.inf, -math.inf)})
-            if accelerator.sync_gradients:
-                norm = accelerator.clip_grad_norm_(self.wrapped.parameters(), settings.max_grad_norm)
-                self.averages.add({"gradient_norm": torch.as_tensor(norm, device=accelerator.device)})
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-        if not accelerator.sync_gradients:
-            return False
-        self.lr_scheduler.step()
-        if self.ema is not None:
-            self.ema.step(self.model.parameters())
-        return True
-
-    def log(self, step: int) -> float:
-        """Log the means since the line before, and return the loss.
-
-        Raises:
-            ValueError: when the loss is not finite.
-        """
-        settings, accelerator = self.settings, self.accelerator
-        logs = {**self.averages.read(accelerator), "learning_rate": self.lr_scheduler.get_last_lr()[0]}
-        if not math.isfinite(logs["loss"]):
-            raise ValueError(
-                f"The loss is not finite at step {step} ({logs['loss']}): lower --learning_rate, or use "
-                "--mixed_precision bf16 or no instead of fp16."
-            )
-        cases = settings.gradient_accumulation_steps * settings.train_batch_size * accelerator.num_processes
-        logs["samples_per_second"] = (step - self._logged_step) * cases / (time.monotonic() - self._logged_time)
-        self._logged_step, self._logged_time = step, time.monotonic()
-        accelerator.log(logs, step=step)
-        if accelerator.is_main_process:
-            with self.log_path.open("a") as file:
-                file.write(json.dumps({"step": step, **logs}) + "\n")
-        return logs["loss"]
 
 
 def parse_settings(settings_class: type[Settings], argv: Sequence[str] | None) -> Settings:
@@ -268,8 +165,8 @@ def parse_settings(settings_class: type[Settings], argv: Sequence[str] | None) -
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script; the errors that a user can mend end it with one sentence."""
+    """Run a script; the errors that a user can mend end it with one sentence, which one process says."""
     try:
         main()
     except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from None
+        raise SystemExit(f"error: {error}" if os.environ.get("RANK", "0") == "0" else 1) from None

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 
+from ..checks import check_weights
 from ..conversion.guided_diffusion import load_guided_diffusion, without_class_labels
 from ..conversion.plain_unet import from_plain, from_unet2d
 from ..macdm import GuidanceClassifier, MaCDMUNet2DModel
 from ..macdm.forward_process import ForwardProcess, lognormal_timesteps
 from ..macdm.joint_sample import CHANNELS
+from .formulations import largest_film_noise
 from .settings import ClassifierSettings, DenoiserSettings, TrainingSettings
 
 
@@ -43,20 +45,23 @@ def network_arguments(settings: TrainingSettings) -> dict[str, Any]:
 
 def training_scheduler(
     settings: TrainingSettings, prediction_type: str = "epsilon", learned_variance: bool = True
-) -> DDPMScheduler | DDIMScheduler:
+) -> DDPMScheduler | DPMSolverMultistepScheduler:
     """The process that is trained, with the settings that sampling starts from."""
-    largest = max(settings.channel_weights) if settings.mask_weighting == "signal" else 1.0
     process = {
         "num_train_timesteps": settings.ddpm_num_steps,
         "beta_schedule": settings.ddpm_beta_schedule,
         "prediction_type": prediction_type,
-        "clip_sample_range": largest,
         "timestep_spacing": "trailing",  # sampling starts at the noisiest level whatever the number of steps
     }
     if learned_variance:
-        return DDPMScheduler(**process, variance_type="learned_range")
-    # Ancestral sampling fills what an unfinished model lacks with white noise; DDIM adds none.
-    return DDIMScheduler(**process)
+        largest = max(settings.channel_weights) if settings.mask_weighting == "signal" else 1.0
+        return DDPMScheduler(**process, clip_sample_range=largest, variance_type="learned_range")
+    # Second order, with steps where edges and film noise are made: DDIM in equal timesteps takes two below sigma = 0.1 and
+    # blurs. The noise of each step corrects errors of the steps before, and the last one adds none
+    # (docs/results/quality.md).
+    solver = {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True}
+    # The cosine schedule ends at a sigma in the thousands, where solvers of this kind fail; the linear one ends before.
+    return DPMSolverMultistepScheduler(**process, **solver, lambda_min_clipped=-5.1)
 
 
 def timestep_probabilities(settings: TrainingSettings, process: ForwardProcess) -> torch.Tensor | None:
@@ -106,16 +111,21 @@ def build_unet(settings: DenoiserSettings, num_classes: int, augmentation_dim: i
         config = _load_config("model_config_name_or_path", settings.model_config_name_or_path)
         unet = MaCDMUNet2DModel.from_config(config)
     else:
-        network = network_arguments(settings)
+        network, film_noise = network_arguments(settings), largest_film_noise(settings)
         up_block_types = tuple(name.replace("Down", "Up") for name in reversed(network["down_block_types"]))
         unet = MaCDMUNet2DModel(
             **network,
             up_block_types=up_block_types,
             out_channels=len(CHANNELS) * (2 if settings.learned_variance else 1),
             detail_channels=settings.detail_channels,
+            film_noise=film_noise,
+            num_train_timesteps=settings.ddpm_num_steps if film_noise else None,
+            beta_schedule=settings.ddpm_beta_schedule if film_noise else "linear",
             num_class_embeds=num_classes + 1,
             augmentation_dim=augmentation_dim,
         )
+    if settings.pretrained_unet:
+        check_weights(f"--pretrained_unet {settings.pretrained_unet}", unet)
     needed = {
         "sample_size": settings.resolution,
         "in_channels": len(CHANNELS),
@@ -170,6 +180,7 @@ def find_classifier(settings: DenoiserSettings, num_classes: int) -> GuidanceCla
             raise ValueError(f"--lambda_perceptual {settings.lambda_perceptual} needs --guidance_classifier for its features.")
         return None
     classifier = GuidanceClassifier.from_pretrained(found[0])
+    check_weights(str(found[0]), classifier)
     config = classifier.config
     for name in ("channel_weights", "mask_weighting"):
         theirs, ours = getattr(config, name), getattr(settings, name)

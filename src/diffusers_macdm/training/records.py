@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import diffusers
 import torch
 from accelerate import Accelerator
 
-from ..files import refuse_existing, remove_leftovers, write_json
+from ..files import read_json, refuse_existing, remove_leftovers, write_json
 from ..hub import push_model
 from ..hub.loading import own_version
 from ..hub.publish import create_repository
@@ -76,26 +78,55 @@ def summary(configuration: dict[str, Any]) -> list[str]:
     return lines
 
 
-def write_record(path: Path, configuration: dict[str, Any], accelerator: Accelerator, resume: Path | None) -> None:
-    """Write the record of a run, on the main process; name the options that a resumed run has otherwise than before."""
-    if not accelerator.is_main_process:
-        return
-    remove_leftovers(path.parent)
+def record_of_run(
+    network: str, configuration: dict[str, Any], accelerator: Accelerator, resume: Path | None, step: int = 0
+) -> dict[str, Any]:
+    """Return the record of a run; name the options that a resumed run has otherwise than before.
+
+    Args:
+        network: `unet` or `guidance_classifier`.
+        configuration: what was asked for.
+        resume: the checkpoint that the run goes on from.
+        step: of that checkpoint.
+
+    Returns:
+        The configuration, `run` (what it ran on), and `history`: of each earlier part of the training that was run otherwise,
+        the `arguments`, `run` and `versions`, and `until_step`, where it ended.
+    """
     run = {
         "num_processes": accelerator.num_processes,
         "device": accelerator.device.type,
         "hardware": hardware_name(accelerator.device),
         "precision": accelerator.mixed_precision,
     }
-    content = json.loads(json.dumps({**configuration, "run": run}, default=str))
+    content = json.loads(json.dumps({**configuration, "run": run, "history": []}, default=str))
+    before = record_before(network, resume)
     if resume is not None:
-        network = {name: network for network, name in provenance.TRAINING_RECORDS.items()}[path.name]
-        resumed = provenance.record_of_weights(resume, network)
-        before = None if resumed is None else json.loads(resumed.read_text())
         content["earlier_trainings"] = provenance.earlier_trainings(before, content)
-        if path.is_file() and (changes := changed_options(json.loads(path.read_text()), content, SETTINGS[network])):
+    if before is not None:
+        if changes := changed_options(before, content, SETTINGS[network]):
             logger.warning(f"Resumed with other options than before: {', '.join(changes)}.")
-    write_json(path, content)
+        part = {name: before[name] for name in ("arguments", "run", "versions") if name in before}
+        content["history"] = list(before.get("history", []))
+        if changes or part.get("versions") != content.get("versions"):
+            content["history"].append({"until_step": step, **part})
+    return content
+
+
+def record_before(network: str, resume: Path | None) -> dict[str, Any] | None:
+    """Return the record of the run that wrote a checkpoint; None where there is none."""
+    path = None if resume is None else provenance.record_of_weights(resume, network)
+    return None if path is None else read_json(path, None)
+
+
+def begin_record(path: Path, content: dict[str, Any], finished: Path) -> None:
+    """Write the record of a run that begins, or goes on with its checkpoint loaded.
+
+    Where a finished network stands, its record stays beside it until the new one takes its place.
+    """
+    remove_leftovers(path.parent)
+    if not finished.exists():
+        write_json(path, content)
 
 
 def changed_options(before: dict[str, Any], now: dict[str, Any], settings_class: type[TrainingSettings]) -> list[str]:
@@ -114,8 +145,20 @@ def changed_options(before: dict[str, Any], now: dict[str, Any], settings_class:
     defaults = json.loads(json.dumps(dataclasses.asdict(settings_class()), default=str))
     then = {**defaults, **said, **before.get("run", {})}
     after = now["arguments"] | now.get("run", {})
-    names = [name for name in after if name in then and name != "resume_from_checkpoint"]
+    no_matter = {"resume_from_checkpoint", "output_dir"}
+    if cases_of_an_update(then) == cases_of_an_update(after):  # shared out otherwise, they train the same weights
+        no_matter.update(CASES_OF_AN_UPDATE)
+    names = [name for name in after if name in then and name not in no_matter]
     return [f"{name} {then[name]} -> {after[name]}" for name in names if then[name] != after[name]]
+
+
+CASES_OF_AN_UPDATE = ("train_batch_size", "gradient_accumulation_steps", "num_processes")
+
+
+def cases_of_an_update(options: Mapping[str, Any]) -> int | None:
+    """Return the number of cases of an update, by all processes; None where the options do not say."""
+    numbers = [options.get(name) for name in CASES_OF_AN_UPDATE]
+    return None if None in numbers else math.prod(numbers)
 
 
 def keep_classifier_record(source: str | Path, output_dir: Path) -> None:
@@ -132,10 +175,9 @@ def keep_classifier_record(source: str | Path, output_dir: Path) -> None:
         write_json(target, json.loads(record.read_text()))
 
 
-def prepare_push(settings: TrainingSettings, accelerator: Accelerator) -> str | None:
-    """Name of the repository to push to, on the main process: created now, so that hours of training do not end at a wrong
-    token."""
-    if not settings.push_to_hub or not accelerator.is_main_process:
+def prepare_push(settings: TrainingSettings) -> str | None:
+    """Name of the repository to push to: created now, so that hours of training do not end at a wrong token."""
+    if not settings.push_to_hub:
         return None
     name = settings.hub_model_id or Path(settings.output_dir).resolve().name
     return create_repository(name, private=settings.hub_private_repo, token=settings.hub_token)

@@ -12,21 +12,10 @@ import tyro
 from ..data.augmentation import PairAugmentation
 from ..macdm.forward_process import check_task_probabilities
 from ..macdm.loss import HybridLoss
+from .formulations import FORMULATIONS
 
 
 RENAMED = {"--audit_embedding_steps": "--embedding_steps"}  # option of an earlier version -> its name now
-
-# What differs from the class's defaults; the benchmark of quality compares the rows.
-FORMULATIONS: dict[str, dict] = {
-    "clean": {},
-    "paper": {
-        "prediction_type": "epsilon",
-        "learned_variance": True,
-        "noise_levels": "uniform",
-        "task_probabilities": (0.7, 0.15, 0.15),
-        "ddpm_num_inference_steps": 50,
-    },
-}
 
 _AUGMENTATION, _LOSS = PairAugmentation(), HybridLoss()
 
@@ -261,8 +250,8 @@ class DenoiserSettings(TrainingSettings):
 
     Attributes:
         formulation: Defaults of the options that make the method: 'clean' predicts the clean sample at noise levels where there
-            is something to see and samples by DDIM, 'paper' is that of MaC-DM and Improved DDPM (epsilon, learned variance,
-            uniform timesteps).
+            is something to see, models the film's noise and samples by DPM-Solver++, 'paper' is MaC-DM's and Improved DDPM's
+            (epsilon, learned variance, uniform timesteps).
         model_config_name_or_path: File or folder of a MaCDMUNet2DModel's config.json, instead of the options.
         pretrained_unet: Start from the weights of this UNet2DModel or MaCDMUNet2DModel (folder or Hub name), or of this
             checkpoint of openai/guided-diffusion (.pt file); its architecture replaces the options'.
@@ -273,7 +262,11 @@ class DenoiserSettings(TrainingSettings):
         prediction_type: What the network predicts; epsilon is the paper's.
         loss_space: What its squared error is measured in; when not given, v for a clean sample and else the prediction itself.
         learned_variance: Predict a variance too, which L_vlb trains and DDPMScheduler samples with.
+        sigma_floor: Smallest noise level that --loss_space divides the error of a clean sample by; when not given, 0.01 with
+            --film_noise and else 0.05.
         detail_channels: Channels of a convolutional head at full resolution, for --patch_size above 1; 0 is none.
+        film_noise: Largest standard deviation of the film's own noise, of films in [-1, 1]; 0 leaves it to the network.
+            When not given, 0.04 where a clean sample is predicted and else 0.
         class_dropout: Share of samples shown with the null label.
         class_dropout_image_to_masks: The same for image -> masks, which is mostly used on cases without a label.
         lambda_vlb: Weight of L_vlb; 0 is off.
@@ -310,8 +303,10 @@ class DenoiserSettings(TrainingSettings):
     # predicting noise or v, it leaves grain in the film; the clean sample needs no noise to pass it (arXiv 2511.13720).
     prediction_type: Literal["epsilon", "v_prediction", "sample"] = "sample"
     loss_space: Literal["epsilon", "v_prediction", "sample"] | None = None
+    sigma_floor: float | None = None
     learned_variance: bool = False
     detail_channels: int = 0
+    film_noise: float | None = None
     class_dropout: float = 0.1
     class_dropout_image_to_masks: float = 0.5
     lambda_vlb: float = _LOSS.lambda_vlb
@@ -341,6 +336,15 @@ class DenoiserSettings(TrainingSettings):
     def check(self) -> None:
         """Raise `ValueError` for options that no later step would refuse by name."""
         super().check()
+        if self.film_noise is not None and not 0 <= self.film_noise < 1:
+            raise ValueError(f"--film_noise {self.film_noise} is not allowed: 0 (not modelled) or more, below 1.")
+        if self.sigma_floor is not None and not 0 < self.sigma_floor <= 1:
+            raise ValueError(f"--sigma_floor {self.sigma_floor} is not allowed: above 0, at most 1.")
+        if self.film_noise and self.prediction_type != "sample":
+            raise ValueError(
+                f"--film_noise {self.film_noise} with --prediction_type {self.prediction_type} is not allowed: it belongs to a "
+                "network that predicts the clean 'sample'."
+            )
         for name in ("class_dropout", "class_dropout_image_to_masks"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name} {getattr(self, name)} is not allowed: a probability from 0 to 1.")

@@ -65,7 +65,7 @@ class GuidedDDPM(GenerativeModel):
             clean = batch["joint_sample"][:, RADIOGRAPH, None]  # [B, 1, H, W]
             timesteps = torch.randint(self.process.num_timesteps, (len(clean),), device=clean.device)
             noisy = self.process.add_noise(clean, torch.randn_like(clean), timesteps)
-            return F.cross_entropy(self.classifier(noisy, timesteps), batch["class_label"])
+            return F.cross_entropy(self.classifier(noisy, timesteps).logits, batch["class_label"])
 
         with own_randomness(seed, device):
             self.unet = ClassConditionalUNet(1, 1, cases.size, self.num_classes, budget, budget.patch_size)
