@@ -161,7 +161,11 @@ def _false_alarms(real: str, detector: CopyDetector, side: int, progress: bool) 
 def _load_embedding(folder: Path) -> CopyEmbedding:
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder}: there is no embedding here; it is the folder 'embedding' of an earlier audit.")
-    return CopyEmbedding.from_pretrained(str(folder)).eval().requires_grad_(False)
+    try:
+        return CopyEmbedding.from_pretrained(str(folder), use_safetensors=True).eval().requires_grad_(False)
+    except Exception as error:  # of many classes, from diffusers and safetensors
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{folder}: cannot be loaded as the embedding of an audit: {reason}") from error
 
 
 def _recorded(settings: Settings, synthetic, training, detector: CopyDetector, num_available: int) -> dict:

@@ -16,19 +16,15 @@ def split_revision(model: str | Path) -> tuple[str, str | None]:
     return match.groups() if match else (str(model), None)
 
 
-def refuse_no_repository(name: str | Path, what: str = "repository") -> None:
+def refuse_no_repository(name: str | Path) -> None:
     """Raise `FileNotFoundError` for what is neither there nor to be asked for on the Hub.
 
     Not asked for is also what is rather a folder with a typing error: one in a folder that is there, or is there under a
     name that is nearly the same. `owner/name@main` is always a repository.
-
-    Args:
-        name: what was given for a folder or a repository.
-        what: how the sentence calls the repository: "data set".
     """
     repo_id, revision = split_revision(name)
     if not re.fullmatch(REPOSITORY, repo_id):
-        raise FileNotFoundError(f"{name}: no such folder (and not the name of a Hub {what}, which is owner/name).")
+        raise FileNotFoundError(f"{name}: no such folder (and not the name of a Hub repository, which is owner/name).")
     if revision is not None:
         return
     folder = Path(name)
@@ -36,8 +32,7 @@ def refuse_no_repository(name: str | Path, what: str = "repository") -> None:
     near = [path.as_posix() for parent in parents for path in _alike(folder.name, parent)]
     if folder.parent.is_dir() or near:
         hint = f"; did you mean {near[0]}?" if near else "."
-        meant = "" if what == "data set" else f" (The Hub's {what} of this name is {name}@main.)"
-        raise FileNotFoundError(f"{name}: no such folder{hint}{meant}")
+        raise FileNotFoundError(f"{name}: no such folder{hint} (The Hub's repository of this name is {name}@main.)")
 
 
 def _alike(name: str, parent: Path) -> list[Path]:
