@@ -220,14 +220,19 @@ def test_checkpoints_hold_no_pickle_and_pickles_in_them_are_not_read(monkeypatch
     assert not (tmp_path / "bomb").exists()
 
 
-def test_a_checkpoint_of_0_1_0_goes_on_and_runs_nothing(monkeypatch, phantom, run, runs, tmp_path):
+def test_a_checkpoint_of_0_1_0_goes_on_and_runs_nothing(monkeypatch, phantom, run, runs, tmp_path, caplog):
     checkpoint = run / CHECKPOINTS / "checkpoint-3"
     as_0_1_0(checkpoint)
     (checkpoint / "custom_checkpoint_0.pkl").write_bytes(pickle.dumps(Bomb(tmp_path / "bomb")))
     resume(monkeypatch, phantom, run, resume_from_checkpoint=checkpoint)
     assert not (tmp_path / "bomb").exists()
+    assert f"{checkpoint} is of version 0.1.0, which drew other noise" in caplog.text
     # Its moments and weights are taken over to the bit; that the noise of 0.1.0 was another one is the past's.
     assert_same_checkpoint(*(folder / CHECKPOINTS / "checkpoint-6" for folder in (run, runs)), with_ema=True)
+    for content in ([1], {"state": [1]}, {"state": {0: {}}}):
+        torch.save(content, checkpoint / "optimizer.bin")
+        with pytest.raises(ValueError, match="optimizer.bin is damaged: it has not the moments of"):
+            resume(monkeypatch, phantom, run, resume_from_checkpoint=checkpoint)
     (checkpoint / "optimizer.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "bomb")))
     with pytest.raises(ValueError, match="optimizer.bin cannot be read: it is damaged, or holds more than tensors"):
         resume(monkeypatch, phantom, run, resume_from_checkpoint=checkpoint)
