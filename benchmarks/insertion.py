@@ -31,7 +31,7 @@ from diffusers_macdm.macdm import MaCDMPipeline
 from diffusers_macdm.macdm.joint_sample import LESION_MASK
 from diffusers_macdm.quality import measure
 from diffusers_macdm.quality.referee import Referee
-from diffusers_macdm.quality.regions import centres_like_lesions, lesion_centres, regions
+from diffusers_macdm.quality.regions import regions
 from diffusers_macdm.quality.sets import films_of, masks_of
 from diffusers_macdm.report.contact_sheet import contact_sheet, save
 from diffusers_macdm.statistics.proportions import proportion
@@ -79,20 +79,15 @@ class Copies:
 
     def __init__(self, referee: Referee, seed: int, steps: int):
         train, held_out = referee.judge.train, referee.held_out
-        with_lesion = train.select(np.flatnonzero(train.class_labels.numpy() > 0))
-        self.films = referee.detector
-        places = lesion_centres(held_out)
-        like = centres_like_lesions(held_out, with_lesion, seed)
-        null = regions(held_out, np.where(np.isnan(places), like, places))
-        # Normal training films can be copied into a region, too.
-        places, like = lesion_centres(train), centres_like_lesions(train, with_lesion, seed + 1)
-        training = regions(train, np.where(np.isnan(places), like, places))
-        self.regions = referee.judge.copy_detector(_audit_images(training), training.patient_ids, _audit_images(null), steps)
+        self.films, self.seed = referee.detector, seed
+        self.with_lesion = train.select(np.flatnonzero(train.class_labels.numpy() > 0))
+        training, null = (_audit_images(regions(cases, self.with_lesion, seed)) for cases in (train, held_out))
+        self.regions = referee.judge.copy_detector(training, train.patient_ids, null, steps)
 
     def share(self, cases: Cases, of_regions: bool) -> dict:
         """Share that is nearer to a training film (or region) than 95 % of held-out ones, and what chance gives."""
         detector = self.regions if of_regions else self.films
-        cases = regions(cases, lesion_centres(cases)) if of_regions else cases
+        cases = regions(cases, self.with_lesion, self.seed) if of_regions else cases
         return {**proportion(detector.find(_audit_images(cases))), "nominal_rate": detector.nominal_rate}
 
 

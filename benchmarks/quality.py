@@ -72,7 +72,7 @@ class Candidate:
 
 DPM = {
     "scheduler": "DPMSolverMultistepScheduler",
-    "scheduler_config": {"use_karras_sigmas": True, "timestep_spacing": "trailing"},
+    "scheduler_config": {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True, "timestep_spacing": "trailing"},
     "sampling": {"num_inference_steps": 25},
 }
 SDE = {**DPM, "scheduler_config": {**DPM["scheduler_config"], "algorithm_type": "sde-dpmsolver++"}}

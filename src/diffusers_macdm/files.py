@@ -42,7 +42,8 @@ def new_file(path: Path) -> Iterator[Path]:
     temporary.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield temporary
-        replace_file(temporary, path)
+        _sync(temporary)
+        temporary.replace(path)  # the name may reach the disk later, and never before the content: one wait a file, not two
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -73,14 +74,15 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
 
 
 def replace_file(source: Path, target: Path) -> None:
-    """Rename the file `source` to `target`, in the place of what stood there."""
+    """Rename the file `source` to `target`, in the place of what stood there; on the disk when this returns."""
     _sync(source)
     source.replace(target)
     _sync(target.parent)
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Rename the folder `source` to `target`; what stood there is moved aside first and deleted afterwards."""
+    """Rename the folder `source` to `target`, on the disk when this returns; what stood there is moved aside first and deleted
+    afterwards."""
     for folder, _, names in os.walk(source, topdown=False):
         for name in names:
             _sync(Path(folder, name))
@@ -95,11 +97,11 @@ def replace_folder(source: Path, target: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Delete a folder; renamed first, so that a kill leaves no part of it under its name."""
+    """Delete a folder; renamed first, so that a kill, or a file that somebody still reads, leaves no part under its name."""
     temporary = _temporary_name(path)
     shutil.rmtree(temporary, ignore_errors=True)
     path.rename(temporary)
-    shutil.rmtree(temporary)
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from data_folders import usual
 from datasets import Dataset, DatasetDict
 from image_files import joint_sample_of
 from PIL import Image
@@ -429,3 +430,36 @@ def test_augmentation_seeds_do_not_repeat():
 def test_sampler_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):
         StepBatchSampler(**{"labels": LABELS, "batch_size": 2, "num_steps": 3, **arguments})
+
+
+def test_a_table_of_the_hub_is_decoded_as_files_are(tmp_path):
+    """A film that is stored turned, a normal one without a lesion mask, labels with gaps that became fractions."""
+    import datasets
+
+    folder = usual(tmp_path / "films", film="png16", orientation=8, width=17)
+    rows = {column: [] for column in (*COLUMNS, "label", "patient_id", "age")}
+    for case in folder.of("train"):
+        for column in COLUMNS:
+            path = folder.root / "train" / case.row[f"{column}_file_name"]
+            rows[column].append({"bytes": path.read_bytes(), "path": path.name})
+        rows["label"].append(float(case.label))
+        rows["patient_id"].append(case.name)
+        rows["age"].append(float("nan"))
+    rows["lesion_mask"][0], rows["label"][2] = None, float("nan")
+    images = dict.fromkeys(COLUMNS, datasets.Image()) | {"label": datasets.Value("float64")}
+    features = datasets.Features(images | {"patient_id": datasets.Value("string"), "age": datasets.Value("float64")})
+    pairs = pairs_of(DatasetDict(train=Dataset.from_dict(rows, features=features)), "train", "owner/name")
+    assert pairs["label"] == [0, 1, None, 1, 0, 1] and pairs["age"] == [None] * 6 and pairs.split_sizes == {"train": 6}
+    assert pairs.names == pairs["patient_id"] == [case.name for case in folder.of("train")]
+    for index, case in enumerate(folder.of("train")):
+        for array, right in zip(pairs.arrays(index), (case.radiograph, case.anatomy, case.lesion), strict=True):
+            np.testing.assert_array_equal(array, right)
+        assert pairs.size(index) == (17, 12)
+
+
+@pytest.mark.parametrize("label", [-1, 0.5, "1"])
+def test_a_table_of_the_hub_whose_labels_are_none(label):
+    square = Image.new("L", (8, 8))
+    table = Dataset.from_list([{**dict.fromkeys(COLUMNS, square), "label": label}])
+    with pytest.raises(ValueError, match=f"owner/name, split 'train', case 0: label '?{label}'? is not a class label"):
+        pairs_of(DatasetDict(train=table), "train", "owner/name")

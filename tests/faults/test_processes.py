@@ -65,8 +65,9 @@ def test_one_two_and_four_processes(script, data, tmp_path):
     found = {}
     for ranks in (2, 4):
         found[f"{ranks} processes"] = difference(script, one, trained(script, data, tmp_path / str(ranks), ranks), 30)
-    apart = trained(script, data, tmp_path / "apart", 1, accumulation=1)
-    found["without accumulation"] = difference(script, one, apart, 30)
+    if script == "train_macdm":  # the classifier's loss is a mean over the labeled cases, of which some steps have fewer
+        apart = trained(script, data, tmp_path / "apart", 1, accumulation=1)
+        found["without accumulation"] = difference(script, one, apart, 30)
     for ranks in (2, 4):
         resumed = shutil.copytree(one, tmp_path / f"resumed-{ranks}")
         first = resumed / CHECKPOINTS[script] / "checkpoint-10"

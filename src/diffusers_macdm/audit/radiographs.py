@@ -18,6 +18,7 @@ from ..data.loading import load_pairs, radiograph_digest
 from ..data.pairs import Pairs
 from ..provenance.records import digests_of_training
 from .images import to_audit_size
+from .regions import SIDE, LesionPlaces, cut
 
 
 @dataclass
@@ -65,7 +66,13 @@ class Radiographs:
         return cls(images, names, names, digests, dataset.labels, dataset.patient_ids, rows, size)
 
 
-def load_radiographs(data: str | Path, split: str, size: int | None = None, columns: Sequence[str] = ()) -> Radiographs:
+def load_radiographs(
+    data: str | Path,
+    split: str,
+    size: int | None = None,
+    columns: Sequence[str] = (),
+    places: LesionPlaces | None = None,
+) -> Radiographs:
     """Read the radiographs of a split, one after the other, so that no more than one stands in memory at full size.
 
     Args:
@@ -73,6 +80,8 @@ def load_radiographs(data: str | Path, split: str, size: int | None = None, colu
         split: name of the split.
         size: see `images.to_audit_size`; the side of the smallest image of this split when None.
         columns: further columns to keep.
+        places: read the region around each lesion, or around such a place, in place of the film; digests and `side` are those
+            of the film.
 
     Raises:
         ValueError: when the split cannot be read, is empty, or a radiograph cannot be decoded (it is named).
@@ -87,7 +96,7 @@ def load_radiographs(data: str | Path, split: str, size: int | None = None, colu
             side = min(max(pairs.size(i)) for i in range(len(pairs)))
         except ValueError as error:
             raise ValueError(f"{where}{error}") from error
-    resized, digests = _read(_decoded(pairs, where), side)
+    resized, digests = _read(_decoded(pairs, where), side) if places is None else _read_regions(pairs, where, side, places)
     kept = [column for column in columns if column in pairs.column_names]
     rows = [{column: pairs[i][column] for column in kept} for i in range(len(pairs))]
     return Radiographs(resized, pairs.files, pairs.names, digests, pairs["label"], pairs["patient_id"], rows, side)
@@ -111,6 +120,20 @@ def _read(radiographs: Iterable[np.ndarray], size: int) -> tuple[torch.Tensor, l
             yield radiograph
 
     return to_audit_size(passing(), size), digests
+
+
+def _read_regions(pairs: Pairs, where: str, size: int, places: LesionPlaces) -> tuple[torch.Tensor, list[str]]:
+    """Bring the region of each case to the audit's size; films are of `size` before they are cut, so that none is sharper."""
+    images, digests = [], []
+    for index in range(len(pairs)):
+        try:
+            radiograph, anatomy, lesion = pairs.arrays(index)
+        except ValueError as error:
+            raise ValueError(f"{where}{error}") from error
+        digests.append(radiograph_digest(radiograph))
+        region = cut(radiograph, places.centre(anatomy, lesion, seed=index))
+        images.append(to_audit_size([region], max(2, round(SIDE * size))))
+    return torch.cat(images), digests
 
 
 def trained_on(

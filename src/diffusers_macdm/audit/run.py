@@ -15,6 +15,7 @@ import diffusers
 import numpy as np
 import torch
 
+from ..data.loading import load_pairs
 from ..data.pairs import MissingSplit
 from ..devices import available_device
 from ..files import locked, new_folder, refuse_filled, write_json, write_json_lines
@@ -29,11 +30,13 @@ from .membership import membership_inference
 from .neighbours import Comparison
 from .planted import sensitivity_of
 from .radiographs import Radiographs, load_radiographs, trained_on
+from .regions import SIDE, LesionPlaces
 from .settings import Settings
 from .variations import strength_curve, telling_level
 from .verdict import copy_rates, is_reliable, named, outcome, verdict
 
 
+COLUMNS = ("strength", "source", "masks_from", "lesion_from")  # of the synthetic set that audit.jsonl repeats
 AUDIT_FILE, VERDICTS_FILE = "audit.json", "audit.jsonl"
 DISTANCES = ("pixel_distance", "embedding_distance", "aligned_distance")
 
@@ -64,10 +67,13 @@ def _audit(settings: Settings, show_progress: bool) -> dict:
     if settings.model is not None:  # first: what cannot be loaded is said at once
         pipe = load_pipeline(settings.model).to(device)
         pipe.set_progress_bar_config(disable=True)
-    synthetic = load_radiographs(settings.synthetic, "train", columns=("strength", "source", "masks_from"))
-    every_case = load_radiographs(settings.real, "train", synthetic.side)
+    synthetic = load_radiographs(settings.synthetic, "train", columns=COLUMNS)
+    places = _places(settings, synthetic)
+    if places is not None:
+        synthetic = load_radiographs(settings.synthetic, "train", columns=COLUMNS, places=places)
+    every_case = load_radiographs(settings.real, "train", synthetic.side, places=places)
     _refuse_same(settings, every_case, synthetic)
-    validation = load_radiographs(settings.real, "validation", synthetic.side)
+    validation = load_radiographs(settings.real, "validation", synthetic.side, places=places)
     training, notes = trained_on(every_case, settings.real, model=settings.model, synthetic=settings.synthetic)
     detector, left_out = build_detector(
         training,
@@ -79,6 +85,11 @@ def _audit(settings: Settings, show_progress: bool) -> dict:
         progress=show_progress,
     )
     notes += left_out
+    if places is not None:
+        notes.append(
+            f"Lesions were painted into real films: compared are the regions around them, squares of {SIDE:.0%} of the film's "
+            "side, with the regions around the lesions of the real films and, in normal ones, around places where lesions are."
+        )
     if len(detector.null) < 100:
         notes.append(f"Only {len(detector.null)} validation images set the threshold; 100 make it firm.")
 
@@ -87,7 +98,7 @@ def _audit(settings: Settings, show_progress: bool) -> dict:
         "verdict": "",
         **_rates(synthetic, training, detector, comparison),
         "sensitivity": sensitivity_of(detector, settings.seed, settings.planted, show_progress),
-        "false_alarms": _false_alarms(settings.real, detector, synthetic.side, show_progress),
+        "false_alarms": _false_alarms(settings.real, detector, synthetic.side, places, show_progress),
         "membership": None,
         "strength_curve": None,
         "strength_level": None,
@@ -106,6 +117,27 @@ def _audit(settings: Settings, show_progress: bool) -> dict:
     result["verdict"] = verdict(result)
     _write(out, result, synthetic, training, detector, comparison)
     return result
+
+
+def _places(settings: Settings, synthetic: Radiographs) -> LesionPlaces | None:
+    """Return where real lesions are, for a set of films that lesions were painted into; None for every other set.
+
+    Raises:
+        ValueError: when some films alone were painted into, or variations of whole films are asked for beside them.
+    """
+    inserted = [row.get("lesion_from") is not None for row in synthetic.rows]
+    if not any(inserted):
+        return None
+    if not all(inserted):
+        raise ValueError(
+            f"synthetic={settings.synthetic} has {sum(inserted)} real films with a lesion painted in among {len(inserted)}: "
+            "audit them by themselves, for the rest of such a film is real."
+        )
+    if settings.strengths:
+        raise ValueError(
+            f"strengths={settings.strengths} does not go with films that a lesion was painted into: regions are compared there."
+        )
+    return LesionPlaces.of_pairs(load_pairs(settings.real, "train"))
 
 
 def _refuse_same(settings: Settings, real: Radiographs, synthetic: Radiographs) -> None:
@@ -148,10 +180,10 @@ def _quantiles(values: np.ndarray) -> dict[str, float]:
     return {f"{q:g}": float(np.quantile(values, q)) for q in (0.0, 0.05, 0.25, 0.5, 0.75)}
 
 
-def _false_alarms(real: str, detector: CopyDetector, side: int, progress: bool) -> dict | None:
+def _false_alarms(real: str, detector: CopyDetector, side: int, places: LesionPlaces | None, progress: bool) -> dict | None:
     """Share of the test split that is called a copy: images that neither the model nor the threshold has seen."""
     try:
-        fresh = load_radiographs(real, "test", side)
+        fresh = load_radiographs(real, "test", side, places=places)
     except MissingSplit:
         return None
     comparison = detector.gallery.compare(fresh.images, progress="test images" if progress else None)

@@ -11,7 +11,9 @@ from .loading import radiograph_digest
 
 
 CONTRADICTION = "label contradicts the lesion mask"  # a kind of fault
-DARK = 0.25  # a set whose brightest film stays below this share of the scale has another scale
+# Bits of a film's values -> a set whose brightest film stays below this share of their scale has another one: 10 or 14 bits in
+# 16, say, or 0 to 1 in 8.
+DARK = {8: 1 / 8, 12: 1 / 4, 16: 1 / 4}
 
 
 class CaseInspection:
@@ -25,7 +27,7 @@ class CaseInspection:
         self.report = report
         self.first_with_content: dict[str, dict[str, str]] = {}  # digest of the decoded radiograph -> split -> file
         self.first_of_depth: dict[int, str] = {}  # bits of a radiograph's values -> file
-        self.brightest, self.first_film = 0.0, ""
+        self.brightest: dict[int, float] = {}  # of each depth
 
     def check(self, split: str, case: Case, decoded: Decoded) -> None:
         """Take over what the decoder found, and look at the values of one case."""
@@ -43,12 +45,12 @@ class CaseInspection:
                 "film, or the two are of different scales; bring them to one."
             )
             self.report.fault(self.first_of_depth[12], "two depths", reason)
-        if 0 < self.brightest < DARK:
+        if self.brightest and all(value < DARK.get(depth, 0) for depth, value in self.brightest.items()):
             reason = (
-                f"no film of the set is brighter than {self.brightest:.2g} of the full scale of its files: all come in nearly "
-                "black; stretch them to the scale of their format (8 or 16 bits), all by the same factor."
+                f"no film of the set is brighter than {max(self.brightest.values()):.2g} of the full scale of its files: all "
+                "come in nearly black; stretch them to the scale of their format (8 or 16 bits), all by the same factor."
             )
-            self.report.fault(self.first_film, "dark set", reason)
+            self.report.fault(next(iter(self.first_of_depth.values())), "dark set", reason)
 
     def _check_radiograph(self, split: str, file: str, decoded: Decoded) -> None:
         values = decoded.radiograph
@@ -56,9 +58,8 @@ class CaseInspection:
         if lowest == highest:
             self.report.fault(file, "blank radiograph", f"every pixel has the same value ({highest:g} of 1).")
             return
-        self.first_film = self.first_film or file
         self.first_of_depth.setdefault(decoded.depth, file)
-        self.brightest = max(self.brightest, highest)
+        self.brightest[decoded.depth] = max(self.brightest.get(decoded.depth, 0), highest)
         if ((values == lowest) | (values == highest)).all():
             self.report.note(file, "film like a mask", "the radiograph has two values, as a mask has: are they swapped?")
         first_by_split = self.first_with_content.setdefault(radiograph_digest(values), {})

@@ -146,18 +146,18 @@ def changed_options(before: dict[str, Any], now: dict[str, Any], settings_class:
     then = {**defaults, **said, **before.get("run", {})}
     after = now["arguments"] | now.get("run", {})
     no_matter = {"resume_from_checkpoint", "output_dir"}
-    if cases_of_an_update(then) == cases_of_an_update(after):  # shared out otherwise, they train the same weights
-        no_matter.update(CASES_OF_AN_UPDATE)
+    if cases_of_a_step(then) == cases_of_a_step(after):  # shared out otherwise, they train the same weights
+        no_matter.update(CASES_OF_A_STEP)
     names = [name for name in after if name in then and name not in no_matter]
     return [f"{name} {then[name]} -> {after[name]}" for name in names if then[name] != after[name]]
 
 
-CASES_OF_AN_UPDATE = ("train_batch_size", "gradient_accumulation_steps", "num_processes")
+CASES_OF_A_STEP = ("train_batch_size", "num_processes")
 
 
-def cases_of_an_update(options: Mapping[str, Any]) -> int | None:
-    """Return the number of cases of an update, by all processes; None where the options do not say."""
-    numbers = [options.get(name) for name in CASES_OF_AN_UPDATE]
+def cases_of_a_step(options: Mapping[str, Any]) -> int | None:
+    """Return the number of cases that all processes take at once; None where the options do not say."""
+    numbers = [options.get(name) for name in CASES_OF_A_STEP]
     return None if None in numbers else math.prod(numbers)
 
 
