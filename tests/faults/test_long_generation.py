@@ -29,7 +29,7 @@ def followed(process, metadata):
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="looks into /proc")
-@pytest.mark.parametrize("pairs", [300, pytest.param(3000, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("pairs", [300, pytest.param(3000, marks=[pytest.mark.faults, pytest.mark.timeout(900)])])
 def test_memory_and_open_files_stay(pairs, tmp_path, capsys):
     tiny_pipeline().save_pretrained(tmp_path / "model")
     words = ["generate", tmp_path / "model", tmp_path / "out", "--num-per-class", pairs // 2, "--batch-size", 30]

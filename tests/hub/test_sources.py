@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -108,6 +109,7 @@ def test_the_files_are_copies():
 
 PIPELINE_FILES = [
     "pipeline.py",
+    "draws.py",
     "forward_process.py",
     "guidance.py",
     "image_processor.py",
@@ -128,6 +130,12 @@ def test_files_by_component():
         ValueError, match="vae: no component of MaCDMPipeline; allowed are guidance_classifier, scheduler, unet"
     ):
         source_files(["unet", "vae"])
+
+
+def test_the_pipeline_names_what_its_imports_import():
+    """Of a folder, diffusers copies the modules that `pipeline.py` itself names."""
+    named = set(re.findall(r"^from \.(\w+) import", source_files([])["pipeline.py"], re.MULTILINE))
+    assert {f"{name}.py" for name in named} == set(PIPELINE_FILES) - {"pipeline.py"}
 
 
 @pytest.mark.parametrize("name", ["unet/macdm.py", "guidance_classifier/macdm.py"])

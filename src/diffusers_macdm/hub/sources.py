@@ -8,6 +8,7 @@ The method lies in one folder that imports nothing else of the package, so all o
 
 from __future__ import annotations
 
+import graphlib
 import re
 from collections.abc import Iterable
 from importlib import resources
@@ -63,7 +64,8 @@ def _imported_by(module: str) -> set[str]:
 
 
 def _whole(module: str) -> str:
-    """Make one file of a component's module and the modules that it imports: their texts, one after the other."""
-    own = RELATIVE_IMPORT.sub("", _read(module)).replace(FUTURE_IMPORT, "")
-    imported = [_read(name).replace(FUTURE_IMPORT, "") for name in sorted(_imported_by(module))]
-    return FUTURE_IMPORT + "\n" + "\n\n".join([*imported, own])
+    """Make one file of a component's module and the modules that it imports: their texts, each after those that it imports."""
+    graph = {name: RELATIVE_IMPORT.findall(_read(name)) for name in (module, *_imported_by(module))}
+    order = graphlib.TopologicalSorter({name: sorted(imported) for name, imported in sorted(graph.items())}).static_order()
+    texts = (RELATIVE_IMPORT.sub("", _read(name)).replace(FUTURE_IMPORT, "") for name in order)
+    return FUTURE_IMPORT + "\n" + "\n\n".join(texts)
