@@ -31,7 +31,7 @@ class TrainingSettings:
         cache_dir: Folder where `datasets` keeps what it has read.
         resolution: Side of the joint sample, in pixels.
         samples_per_class: Train on this many cases of class 0, 1, ... alone, drawn by --seed; all when not given.
-        balance: Draw the classes equally often, or every case equally often.
+        balance: Draw the classes equally often (unlabeled cases at the share that they have), or every case equally often.
         dataloader_num_workers: Processes that read ahead.
         augment: Augment radiograph and masks together; the network is told how.
         horizontal_flip: Mirror half of the cases.
