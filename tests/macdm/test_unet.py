@@ -376,6 +376,13 @@ def test_film_noise_between_timesteps_and_in_signal_units():
         torch.testing.assert_close(predict(unet, sample(), timestep=timestep)[:, 0], expected[:, 0].float(), rtol=0, atol=1e-5)
 
 
+def test_film_noise_of_a_network_without_weights():
+    with torch.device("meta"):
+        unet = tiny_unet(out_channels=3, film_noise=FILM_NOISE)
+    assert unet.conv_in.weight.is_meta
+    torch.testing.assert_close(unet.log_sigmas.double(), ((1 - ABAR) / ABAR).log() / 2, rtol=0, atol=1e-6)
+
+
 def test_film_noise_below_zero_is_refused():
     with pytest.raises(ValueError, match=r"film_noise=-0.1 must be 0 \(none is modelled\) or more"):
         tiny_unet(film_noise=-0.1)

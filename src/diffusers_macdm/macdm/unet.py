@@ -203,8 +203,9 @@ class MaCDMUNet2DModel(UNet2DModel):
         if detail_channels:
             self.detail_head = DetailHead(in_channels, out_channels, detail_channels, embedding_dim)
         if film_noise:
-            scheduler = DDPMScheduler(num_train_timesteps=num_train_timesteps or 1000, beta_schedule=beta_schedule)
-            log_sigmas = -ForwardProcess.from_scheduler(scheduler).snr.log() / 2
+            with torch.device("cpu"):  # these are numbers also in a network that is made without its weights, on "meta"
+                scheduler = DDPMScheduler(num_train_timesteps=num_train_timesteps or 1000, beta_schedule=beta_schedule)
+                log_sigmas = -ForwardProcess.from_scheduler(scheduler).snr.log() / 2
             self.register_buffer("log_sigmas", log_sigmas.float(), persistent=False)  # [T]
 
     @property
