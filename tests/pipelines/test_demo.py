@@ -105,7 +105,7 @@ def test_demo_writes_the_card_of_its_model(demo):
 def test_demo_continues_and_refuses_other_settings(demo, monkeypatch, capfd):
     out, _ = demo
     page = (out / "report/index.html").read_bytes()
-    assert not run_here(monkeypatch, out) and capfd.readouterr().out.count("done already") == 6
+    assert not run_here(monkeypatch, out) and capfd.readouterr().out.count("done already") == 8
     assert (out / "report/index.html").read_bytes() == page
     assert "num_pairs" in run_here(monkeypatch, out, num_pairs=6)
 
