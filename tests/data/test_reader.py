@@ -268,7 +268,7 @@ def test_labels_that_are_none(root, labels, message):
 # ---- patients
 
 
-@pytest.mark.parametrize("other", [" P1", "p1", "P 1", "P1\t"])
+@pytest.mark.parametrize("other", [" P1", "p1", "P 1", "P1\t", "Ｐ1"])
 def test_patients_that_are_alike_are_a_note(root, other):
     folder = usual(root)
     folder.cases[0].row["patient_id"], folder.cases[-1].row["patient_id"] = "P1", other

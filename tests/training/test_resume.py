@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 import torch
-from launching import RESUMABLE, assert_same_checkpoint, assert_same_weights, launch, read_log, run_here  # noqa: F401
+from launching import RESUMABLE, assert_same_checkpoint, assert_same_weights, read_log, run_here
 from safetensors.torch import load_file, save_file
 
-from diffusers_macdm.training import trainer
+from diffusers_macdm.training import denoiser, trainer
 from diffusers_macdm.training.checkpoints import damage, list_checkpoints
 from diffusers_macdm.training.state import MODEL, OPTIMIZER, WEIGHTS
 
@@ -220,14 +220,19 @@ def test_checkpoints_hold_no_pickle_and_pickles_in_them_are_not_read(monkeypatch
     assert not (tmp_path / "bomb").exists()
 
 
-def test_a_checkpoint_of_0_1_0_goes_on_and_runs_nothing(monkeypatch, phantom, run, runs, tmp_path):
+def test_a_checkpoint_of_0_1_0_goes_on_and_runs_nothing(monkeypatch, phantom, run, runs, tmp_path, caplog):
     checkpoint = run / CHECKPOINTS / "checkpoint-3"
     as_0_1_0(checkpoint)
     (checkpoint / "custom_checkpoint_0.pkl").write_bytes(pickle.dumps(Bomb(tmp_path / "bomb")))
     resume(monkeypatch, phantom, run, resume_from_checkpoint=checkpoint)
     assert not (tmp_path / "bomb").exists()
+    assert f"{checkpoint} is of version 0.1.0, which drew other noise" in caplog.text
     # Its moments and weights are taken over to the bit; that the noise of 0.1.0 was another one is the past's.
     assert_same_checkpoint(*(folder / CHECKPOINTS / "checkpoint-6" for folder in (run, runs)), with_ema=True)
+    for content in ([1], {"state": [1]}, {"state": {0: {}}}):
+        torch.save(content, checkpoint / "optimizer.bin")
+        with pytest.raises(ValueError, match="optimizer.bin is damaged: it has not the moments of"):
+            resume(monkeypatch, phantom, run, resume_from_checkpoint=checkpoint)
     (checkpoint / "optimizer.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "bomb")))
     with pytest.raises(ValueError, match="optimizer.bin cannot be read: it is damaged, or holds more than tensors"):
         resume(monkeypatch, phantom, run, resume_from_checkpoint=checkpoint)
@@ -247,3 +252,21 @@ def test_denoiser_and_classifier_at_once(monkeypatch, phantom, run):
             with pytest.raises(FileExistsError, match=f"{run} is being written by another process"):
                 resume(monkeypatch, phantom, run, script)
     assert content_of(run) == before
+
+
+def test_a_classifier_that_is_ready_only_now_is_not_lost(monkeypatch, phantom, runs, tmp_path):
+    """Its training ends after the denoiser's has looked for it, and before that holds the folder."""
+    folder = tmp_path / "model"
+    resolve = denoiser.resolve
+
+    def and_then_it_is_there(settings):
+        resolved = resolve(settings)
+        assert resolved["classifier"] is None
+        shutil.copytree(runs / "guidance_classifier", folder / "guidance_classifier")
+        return resolved
+
+    monkeypatch.setattr(denoiser, "resolve", and_then_it_is_there)
+    run_here(monkeypatch, "train_macdm", train_data_dir=phantom, output_dir=folder, max_train_steps=1)
+    assert json.loads((folder / "model_index.json").read_text())["guidance_classifier"][1] == "GuidanceClassifier"
+    assert json.loads((folder / "training_config.json").read_text())["guidance_classifier"]["num_classes"] == 2
+    assert_same_weights(folder / "guidance_classifier", runs / "guidance_classifier")

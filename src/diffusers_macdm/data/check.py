@@ -6,6 +6,7 @@ and what a training refuses is a fault here.
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 from ..files import refuse_existing, write_json
@@ -101,7 +102,8 @@ def _check_patients(folder: Folder, report: Report) -> None:
     alike: dict[str, dict[str, str]] = {}  # without case and blanks -> id as written -> split
     for split, of_split in patients.items():
         for patient in filter(None, of_split):
-            alike.setdefault("".join(patient.split()).casefold(), {}).setdefault(patient, split)
+            key = "".join(unicodedata.normalize("NFKC", patient).split()).casefold()
+            alike.setdefault(key, {}).setdefault(patient, split)
     for written in alike.values():
         if len(written) > 1:
             reason = f"patients {listed(written)} differ in case or blanks alone, and count as different ones."

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from ..macdm.image_processor import grayscale_values, mask_reading, orientation, radiograph_scale
-from .faults import Fault
+from .faults import Fault, shown
 from .layout import IMAGE_COLUMNS
 
 
@@ -147,7 +147,7 @@ def _open(content: bytes) -> Image.Image:
 def _undecodable(error: Exception) -> Unreadable:
     unknown = isinstance(error, Image.UnidentifiedImageError)
     what = f"no image of a format that is read: {', '.join(FORMATS)}" if unknown else str(error) or type(error).__name__
-    return Unreadable("unreadable image", f"cannot be decoded ({what}).")
+    return Unreadable("unreadable image", f"cannot be decoded ({shown(what)}).")
 
 
 # ------------------------------------------------------------------------------------------------------------ one case

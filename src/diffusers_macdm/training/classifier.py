@@ -296,6 +296,7 @@ def run(settings: ClassifierSettings, resolved: dict[str, Any], accelerator: Acc
     resume = on_main(accelerator, prepare_output, settings, finished, checkpoints)
     if resume is not None:
         check_fits(resume, settings, classifier.config, configuration["scheduler"], record_before(NETWORK, resume))
+    check_against_pipeline(settings, classifier)  # again, now that nobody else writes here: there may be one since
     process = ForwardProcess.from_scheduler(training_scheduler(settings)).to(accelerator.device)
     validation = validation_for(settings, accelerator, process, resolved["validation"], dataset.num_classes)
     loss = classification_loss(settings, process, classifier.config, accelerator)

@@ -303,7 +303,10 @@ def run(settings: DenoiserSettings, resolved: dict[str, Any], accelerator: Accel
     resume = on_main(accelerator, prepare_output, settings, finished, output_dir)
     if resume is not None:
         check_fits(resume, settings, unet.config, configuration["scheduler"], record_before(NETWORK, resume))
-    watch = watch_for(settings, accelerator, resolved)
+    # Again, now that nobody else writes here: its training may have ended since.
+    classifier = find_classifier(settings, dataset.num_classes)
+    configuration = {**configuration, "guidance_classifier": None if classifier is None else dict(classifier.config)}
+    watch = watch_for(settings, accelerator, {**resolved, "classifier": classifier})
     features = None
     if watch.classifier is not None:
         watch.classifier.to(accelerator.device)

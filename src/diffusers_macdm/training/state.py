@@ -24,6 +24,11 @@ OPTIMIZER, OPTIMIZER_0_1_0 = "optimizer.safetensors", "optimizer.bin"
 SCALER, SCALER_0_1_0 = "scaler.json", "scaler.pt"
 
 
+def is_0_1_0(checkpoint: Path) -> bool:
+    """Whether version 0.1.0 has written the checkpoint."""
+    return (checkpoint / OPTIMIZER_0_1_0).is_file() and not (checkpoint / OPTIMIZER).is_file()
+
+
 def write_state(folder: Path, model: torch.nn.Module, average: EMAModel | None, optimizer, scaler) -> None:
     """Write what is needed to go on; `scaler` is that of fp16, or None."""
     model.save_pretrained(folder / MODEL)
@@ -55,19 +60,32 @@ def read_state(folder: Path, model: torch.nn.Module, average: EMAModel | None, o
         average.optimization_step = read_json(folder / AVERAGE / "config.json")["optimization_step"]
     model.load_state_dict(load_file(folder / MODEL / WEIGHTS))
     numbers = {name: number for number, (name, _) in enumerate(model.named_parameters())}
-    if (folder / OPTIMIZER).is_file():
-        state: dict[int, dict[str, torch.Tensor]] = {}
+    if is_0_1_0(folder):
+        state = _moments_of_0_1_0(folder / OPTIMIZER_0_1_0, len(numbers))
+    else:
+        state = {}
         for name, value in load_file(folder / OPTIMIZER).items():
             parameter, _, key = name.rpartition("/")
             state.setdefault(numbers[parameter], {})[key] = value
-    else:
-        state = _unpickled(folder / OPTIMIZER_0_1_0)["state"]
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     if scaler is not None:
         if (folder / SCALER).is_file():
             scaler.load_state_dict(read_json(folder / SCALER))
         elif (folder / SCALER_0_1_0).is_file():
             scaler.load_state_dict(_unpickled(folder / SCALER_0_1_0))
+
+
+def _moments_of_0_1_0(path: Path, num_parameters: int) -> dict[int, dict[str, torch.Tensor]]:
+    content = _unpickled(path)
+    moments = content.get("state") if isinstance(content, dict) else None
+    keys = {"step", "exp_avg", "exp_avg_sq"}
+    if (
+        not isinstance(moments, dict)
+        or not moments.keys() <= set(range(num_parameters))
+        or not all(isinstance(values, dict) and values.keys() >= keys for values in moments.values())
+    ):
+        raise ValueError(f"{path} is damaged: it has not the moments of {num_parameters} parameters.")
+    return moments
 
 
 def _unpickled(path: Path) -> Any:

@@ -21,7 +21,7 @@ from .checkpoints import append_line, checkpoint_step, list_checkpoints, save_ch
 from .places import drawing, draws_at, put_sample_dropout
 from .processes import on_main
 from .settings import TrainingSettings
-from .state import read_state, write_state
+from .state import is_0_1_0, read_state, write_state
 
 
 logger = logging.getLogger("macdm.training")
@@ -79,6 +79,8 @@ class Trainer:
             read_state(resume, model, self.ema, self.optimizer, self._scaler)
             self.refuse_not_finite(f"{resume} cannot be gone on from")
             logger.info(f"Resumed {self.name} from {resume} at step {self.step}.")
+            if is_0_1_0(resume):
+                logger.warning(f"{resume} is of version 0.1.0, which drew other noise than what is drawn from here on.")
         for group in optimizer.param_groups:
             group["initial_lr"] = settings.learning_rate
         # Not prepared: accelerate would step it once for each process. It counts updates here, whatever their batch. The rate
