@@ -270,3 +270,10 @@ def test_a_classifier_that_is_ready_only_now_is_not_lost(monkeypatch, phantom, r
     assert json.loads((folder / "model_index.json").read_text())["guidance_classifier"][1] == "GuidanceClassifier"
     assert json.loads((folder / "training_config.json").read_text())["guidance_classifier"]["num_classes"] == 2
     assert_same_weights(folder / "guidance_classifier", runs / "guidance_classifier")
+
+
+def test_a_kill_before_the_old_ones_are_deleted_leaves_no_more_of_them(monkeypatch, phantom, run):
+    """After the last checkpoint: the run that goes on has no other to write, and keeps the limit all the same."""
+    shutil.rmtree(run / "guidance_classifier")
+    resume(monkeypatch, phantom, run, checkpoints_total_limit=1)
+    assert [path.name for path in list_checkpoints(run / CHECKPOINTS)] == ["checkpoint-6"]

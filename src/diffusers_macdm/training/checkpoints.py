@@ -54,12 +54,17 @@ def save_checkpoint(folder: Path, step: int, total_limit: int | None, write: Cal
     with new_folder(target) as temporary:
         write(temporary)
         write_json(temporary / PROGRESS, {"step": step, "sha256": _digests(temporary)})
+    remove_old(folder, step, total_limit)
+    return target
+
+
+def remove_old(folder: Path, step: int, total_limit: int | None) -> None:
+    """Delete the checkpoints beyond `total_limit`, once that of `step` is there; None keeps all."""
     if total_limit is not None:
-        # Later ones, of before an earlier checkpoint was resumed, do not count: the one just written stays.
+        # Later ones, of before an earlier checkpoint was resumed, do not count: the one of this step stays.
         earlier = [path for path in _folders(folder) if step_of_name(path) <= step]
         for old in earlier[:-total_limit]:
             remove_folder(old)
-    return target
 
 
 def remove_torn(folder: Path) -> None:

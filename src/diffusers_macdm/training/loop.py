@@ -26,7 +26,7 @@ from ..data.dataset import PairDataset
 from ..data.sampler import StepBatchSampler
 from ..parsing import parse
 from ..progress import Progress
-from .checkpoints import remove_torn, truncate_log
+from .checkpoints import remove_old, remove_torn, truncate_log
 from .formulations import FORMULATIONS
 from .processes import held, saying_what_is_kept
 from .settings import RENAMED, TrainingSettings
@@ -95,6 +95,8 @@ def train(
     if accelerator.is_main_process:
         truncate_log(trainer.log_path, step)
         remove_torn(trainer.checkpoints)
+        if step:  # a kill may have come between the checkpoint and the end of those before it
+            remove_old(trainer.checkpoints, step, settings.checkpoints_total_limit)
     if accelerator.trackers == [] and settings.report_to != "none":
         plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in configuration["arguments"].items()}
         accelerator.init_trackers(trainer.name, config=plain)
