@@ -35,7 +35,7 @@ NUM_INSERTED = 24  # normal films that a lesion is painted into
 # Less than `macdm audit` does by default: half a minute.
 AUDIT_SETTINGS = {"embedding_steps": 100, "planted": 20}
 DENOISER = (
-    "--patch_size 4 --block_out_channels 64 64 96 --train_batch_size 32 --learning_rate 1.2e-3 --loss_channel_weights 1 1 3"
+    "--patch_size 4 --block_out_channels 64 64 96 --train_batch_size 32 --learning_rate 1.2e-3"
     " --task_probabilities 0.7 0.05 0.05 0.2"
 )
 MOST_STEPS = 20000  # where a GPU would learn the set by heart

@@ -14,6 +14,7 @@ FORMULATIONS: dict[str, dict] = {
         "prediction_type": "epsilon",
         "learned_variance": True,
         "noise_levels": "uniform",
+        "loss_channel_weights": (1.0, 1.0, 1.0),
         "task_probabilities": (0.7, 0.15, 0.15),
         "ddpm_num_inference_steps": 50,
     },

@@ -271,7 +271,8 @@ class DenoiserSettings(TrainingSettings):
         class_dropout_image_to_masks: The same for image -> masks, which is mostly used on cases without a label.
         lambda_vlb: Weight of L_vlb; 0 is off.
         lambda_perceptual: Weight of the perceptual term on the features of --guidance_classifier; 0 is off.
-        loss_channel_weights: Weights of radiograph, anatomy mask and lesion mask in L_simple.
+        loss_channel_weights: Weights of radiograph, anatomy mask and lesion mask in L_simple. A lesion is small: weighted 3,
+            more of the pairs that should have one get it, in one piece.
         lesion_region_weight: Weight of the loss in the lesion's neighbourhood, lesion channel; 1 is off.
         lesion_region_radius: Radius of this neighbourhood, in pixels.
         radiograph_region_weight: Weight of the loss in the lesion's neighbourhood, radiograph channel; 1 is off.
@@ -311,7 +312,7 @@ class DenoiserSettings(TrainingSettings):
     class_dropout_image_to_masks: float = 0.5
     lambda_vlb: float = _LOSS.lambda_vlb
     lambda_perceptual: float = _LOSS.lambda_perceptual
-    loss_channel_weights: Annotated[tuple[float, float, float], tyro.conf.arg(metavar="L L L")] = _LOSS.channel_weights
+    loss_channel_weights: Annotated[tuple[float, float, float], tyro.conf.arg(metavar="L L L")] = (1.0, 1.0, 3.0)
     lesion_region_weight: float = _LOSS.lesion_region_weight
     lesion_region_radius: int = _LOSS.lesion_region_radius
     radiograph_region_weight: float = _LOSS.radiograph_region_weight
