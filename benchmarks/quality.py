@@ -97,6 +97,7 @@ PATCH4 = f"{LOGNORMAL} --patch_size 4 --train_batch_size 32"
 WIDE = "--block_out_channels 96 96 128"
 NOISE = f"{PATCH4} --film_noise 0.04 --sigma_floor 0.01"
 LESION = f"{NOISE} --loss_channel_weights 1 1 3"
+FLOOR = f"{LESION} --film_noise 0.025 --sigma_floor 0.3"
 LEVELS = f"{LESION} --noise_level_mean -0.3 --noise_level_std 1.8"
 DEEP = f"{LEVELS} --layers_per_block 2 --attention_levels 2"
 CANDIDATES = (
@@ -131,7 +132,19 @@ CANDIDATES = (
     Candidate("noise", "patch4-sde that models the film's noise", options(f"{NOISE} {WIDE}"), **SDE),
     Candidate("noise-narrow", "the same, 64 to 96 channels", options(NOISE), **SDE),
     Candidate("noise-lesion", "the same, the lesion mask's error weighted 3", options(LESION), **SDE),
-    Candidate("noise-levels", "the same, noise levels of mean -0.3 and deviation 1.8", options(LEVELS), **SDE),
+    Candidate(
+        "noise-floor",
+        "the same, the error of levels below sigma = 0.3 weighted alike, film noise up to 0.025",
+        options(FLOOR),
+        **SDE,
+    ),
+    Candidate(
+        "noise-floor-guided",
+        "the same, classifier-free guidance 1.5",
+        same_training_as="noise-floor",
+        **{**SDE, "sampling": GUIDED},
+    ),
+    Candidate("noise-levels", "noise-lesion, noise levels of mean -0.3 and deviation 1.8", options(LEVELS), **SDE),
     Candidate(
         "noise-levels-guided",
         "the same, classifier-free guidance 1.5",
@@ -148,11 +161,11 @@ CANDIDATES = (
 )
 
 # For a GPU, and left out unless they are named: a network of a size that minutes there are enough for.
-GPU = f"{LEVELS} --patch_size 2 --block_out_channels 128 256 256 384 --layers_per_block 2 --attention_levels 2 --augment"
+GPU = f"{FLOOR} --patch_size 2 --block_out_channels 128 256 256 384 --layers_per_block 2 --attention_levels 2 --augment"
 GPU_CANDIDATES = (
     Candidate(
         "gpu",
-        "noise-levels with 128 to 384 channels, patches of 2 px, batches of 64",
+        "noise-floor with 128 to 384 channels, patches of 2 px, batches of 64",
         options(f"{GPU} --train_batch_size 64"),
         **SDE,
     ),

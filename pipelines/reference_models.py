@@ -50,7 +50,7 @@ REFERENCES = {
     "phantom_64": Reference(
         64,
         "--patch_size 4 --block_out_channels 96 80 96 --layers_per_block 1 --train_batch_size 32 --learning_rate 1.2e-3"
-        " --max_train_steps 7500 --task_probabilities 0.7 0.05 0.05 0.2 --audit_steps 0",
+        " --max_train_steps 4800 --task_probabilities 0.7 0.05 0.05 0.2 --audit_steps 0",
         "The embedded phantom: procedural distal tibias of infants with and without metaphyseal lesions (macdm phantom"
         f" --num-normal {NUM_NORMAL} --num-lesion {NUM_LESION} --size 64 --seed {SEED}). No patient is involved.",
         "apache-2.0",

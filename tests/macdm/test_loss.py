@@ -169,7 +169,7 @@ def test_min_snr_makes_the_three_predictions_one_loss(process):
 @pytest.mark.parametrize("loss_space", PREDICTION_TYPES)
 def test_a_loss_space_makes_predictions_one_loss(process, loss_space):
     """The same clean prediction, told as clean sample or as v, has the error that it has as a prediction of `loss_space`."""
-    timesteps = torch.tensor([30, 50, 400, 900])  # sqrt(1 - abar) above the floor
+    timesteps = torch.tensor([150, 200, 400, 900])  # sqrt(1 - abar) above the floor
     clean, noise, _ = batch(process, timesteps)
     sample = process.sample(clean.double(), timesteps, noise=noise)
     noisy, abar = sample.noisy, sample.alphas_cumprod
@@ -184,14 +184,15 @@ def test_a_loss_space_makes_predictions_one_loss(process, loss_space):
 
 
 def test_the_loss_space_has_a_floor(process):
-    """Below sqrt(1 - abar) = 0.05 the error of the clean sample is divided by 0.05^2, no more."""
-    weights = loss_space_weight(process.alphas_cumprod, "sample", "v_prediction")
+    """Below sqrt(1 - abar) = 0.3 the error of the clean sample is divided by 0.3^2, no more, unless said otherwise."""
+    weights = loss_space_weight(process.alphas_cumprod, "sample", "v_prediction", sigma_floor=0.05)
     assert process.alphas_cumprod[0] > 1 - 0.05**2 and weights[0] == 1 / 0.05**2
     torch.testing.assert_close(weights[-1], 1 / (1 - process.alphas_cumprod[-1]))
     assert weights.max() == weights[0]
+    assert loss_space_weight(process.alphas_cumprod, "sample", "v_prediction").max() == 1 / 0.3**2
     timesteps = torch.tensor([0, 0])
     clean, noise, _ = batch(process, timesteps)
-    loss = HybridLoss(prediction_type="sample", loss_space="v_prediction")
+    loss = HybridLoss(prediction_type="sample", loss_space="v_prediction", sigma_floor=0.05)
     terms = loss(process, clean + 0.1, process.sample(clean, timesteps, noise=noise))
     torch.testing.assert_close(terms.total, torch.tensor(4.0, dtype=torch.float64))  # (0.1 / 0.05)^2
     torch.testing.assert_close(terms.simple, torch.full((2, 3), 0.01).double())  # in the log: without any weight

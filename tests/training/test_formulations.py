@@ -22,8 +22,8 @@ def test_the_formulations():
         assert type(made).__name__ == scheduler and made.config.prediction_type == settings.prediction_type
         assert build_unet(settings, 2, 0).config.out_channels == channels
         assert hybrid_loss(settings).prediction_type == settings.prediction_type
-    assert [build_unet(settings, 2, 0).config.film_noise for settings in (clean, paper)] == [0.04, 0]
-    assert [hybrid_loss(settings).sigma_floor for settings in (clean, paper)] == [0.01, 0.05]
+    assert [build_unet(settings, 2, 0).config.film_noise for settings in (clean, paper)] == [0.025, 0]
+    assert hybrid_loss(clean).sigma_floor == 0.3 and hybrid_loss(clean).channel_weights == (1, 1, 3)
     process = ForwardProcess.from_scheduler(made)
     assert timestep_probabilities(paper, process) is None
     assert timestep_probabilities(clean, process).argmax() < 500

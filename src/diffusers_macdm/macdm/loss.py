@@ -46,7 +46,7 @@ def min_snr_weight(
 
 
 def loss_space_weight(
-    alphas_cumprod: torch.Tensor, prediction_type: str, loss_space: str, sigma_floor: float = 0.05
+    alphas_cumprod: torch.Tensor, prediction_type: str, loss_space: str, sigma_floor: float = 0.3
 ) -> torch.Tensor:
     """Factor that turns the squared error of one kind of prediction into that of another of the same clean sample.
 
@@ -160,8 +160,8 @@ class HybridLoss:
             takes 5); None is off.
         prediction_type: What the network predicts: the noise (`epsilon`), `v_prediction` or the clean `sample`.
         loss_space: What the squared error is measured in (see `loss_space_weight`); None is the prediction itself.
-        sigma_floor: See `loss_space_weight`. At 0.05, 5 % of the clean sample's range to either side, a network does not
-            strain at what it cannot carry; one with a `skip_gate`, whose error falls with the noise, takes less.
+        sigma_floor: See `loss_space_weight`. What is left to predict below it is mostly the film's own noise, which no
+            network can: weighted as the error of `v` to the end, it drowns what shapes the bone.
     """
 
     lambda_vlb: float = 1e-3
@@ -173,7 +173,7 @@ class HybridLoss:
     min_snr_gamma: float | None = None
     prediction_type: str = "epsilon"
     loss_space: str | None = None
-    sigma_floor: float = 0.05
+    sigma_floor: float = 0.3
 
     def __post_init__(self):
         if self.prediction_type not in PREDICTION_TYPES:

@@ -20,7 +20,7 @@ FORMULATIONS: dict[str, dict] = {
     },
 }
 
-FILM_NOISE = 0.04  # 5 gray levels of 8 bits: radiographs at 48 to 96 px have 1 to 4 in most places
+FILM_NOISE = 0.025  # 3 gray levels of 8 bits, as much as radiographs at 48 to 96 px have in most places
 
 
 def largest_film_noise(settings) -> float:
@@ -32,12 +32,9 @@ def largest_film_noise(settings) -> float:
 
 def hybrid_loss(settings) -> HybridLoss:
     """Return the loss that the options of `DenoiserSettings` ask for."""
-    loss_space, sigma_floor = settings.loss_space, settings.sigma_floor
+    loss_space = settings.loss_space
     if loss_space is None and settings.prediction_type == "sample" and settings.snr_gamma is None:
         loss_space = "v_prediction"  # the plain error leaves the low noise levels without weight
-    if sigma_floor is None:
-        # A network that models the film's noise errs less the less noise there is; another one cannot, and would strain at it.
-        sigma_floor = 0.01 if largest_film_noise(settings) else HybridLoss.sigma_floor
     return HybridLoss(
         lambda_vlb=settings.lambda_vlb,
         lambda_perceptual=settings.lambda_perceptual,
@@ -48,5 +45,5 @@ def hybrid_loss(settings) -> HybridLoss:
         min_snr_gamma=settings.snr_gamma,
         prediction_type=settings.prediction_type,
         loss_space=loss_space,
-        sigma_floor=sigma_floor,
+        sigma_floor=settings.sigma_floor,
     )

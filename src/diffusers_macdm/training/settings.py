@@ -262,11 +262,10 @@ class DenoiserSettings(TrainingSettings):
         prediction_type: What the network predicts; epsilon is the paper's.
         loss_space: What its squared error is measured in; when not given, v for a clean sample and else the prediction itself.
         learned_variance: Predict a variance too, which L_vlb trains and DDPMScheduler samples with.
-        sigma_floor: Smallest noise level that --loss_space divides the error of a clean sample by; when not given, 0.01 with
-            --film_noise and else 0.05.
+        sigma_floor: Smallest noise level that --loss_space divides the error of a clean sample by.
         detail_channels: Channels of a convolutional head at full resolution, for --patch_size above 1; 0 is none.
         film_noise: Largest standard deviation of the film's own noise, of films in [-1, 1]; 0 leaves it to the network.
-            When not given, 0.04 where a clean sample is predicted and else 0.
+            When not given, 0.025 where a clean sample is predicted and else 0.
         class_dropout: Share of samples shown with the null label.
         class_dropout_image_to_masks: The same for image -> masks, which is mostly used on cases without a label.
         lambda_vlb: Weight of L_vlb; 0 is off.
@@ -304,7 +303,7 @@ class DenoiserSettings(TrainingSettings):
     # predicting noise or v, it leaves grain in the film; the clean sample needs no noise to pass it (arXiv 2511.13720).
     prediction_type: Literal["epsilon", "v_prediction", "sample"] = "sample"
     loss_space: Literal["epsilon", "v_prediction", "sample"] | None = None
-    sigma_floor: float | None = None
+    sigma_floor: float = _LOSS.sigma_floor
     learned_variance: bool = False
     detail_channels: int = 0
     film_noise: float | None = None
@@ -339,7 +338,7 @@ class DenoiserSettings(TrainingSettings):
         super().check()
         if self.film_noise is not None and not 0 <= self.film_noise < 1:
             raise ValueError(f"--film_noise {self.film_noise} is not allowed: 0 (not modelled) or more, below 1.")
-        if self.sigma_floor is not None and not 0 < self.sigma_floor <= 1:
+        if not 0 < self.sigma_floor <= 1:
             raise ValueError(f"--sigma_floor {self.sigma_floor} is not allowed: above 0, at most 1.")
         if self.film_noise and self.prediction_type != "sample":
             raise ValueError(
