@@ -201,7 +201,8 @@ def check_fits(
             f"--max_train_steps {settings.max_train_steps} does not fit {checkpoint}, which is of {step} updates: at least as "
             "many are needed."
         )
-    pairs = [(read_json(checkpoint / MODEL / "config.json", None), network), ((before or {}).get("scheduler") or {}, scheduler)]
+    # The noise first: what is predicted decides parts of the network, too.
+    pairs = [((before or {}).get("scheduler") or {}, scheduler), (read_json(checkpoint / MODEL / "config.json", None), network)]
     for theirs, ours in pairs:
         ours = json.loads(json.dumps(dict(ours), default=str))
         for name in sorted(theirs.keys() & ours.keys() - MAY_DIFFER):
