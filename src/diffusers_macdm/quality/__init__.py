@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def measure(real, synthetic, *, judge=None, seed: int = 0) -> dict:
-    """Measure synthetic pairs beside real ones; see `measure.measure`, whose arguments these are."""
-    from .measure import measure
+    """Measure synthetic pairs beside real ones; see `measures.measure`, whose arguments these are."""
+    from .measures import measure
 
     return measure(real, synthetic, judge=judge, seed=seed)
