@@ -22,9 +22,10 @@ from stages import ROOT, Stages, launch
 from diffusers_macdm import MaCDMPipeline
 from diffusers_macdm.audit import audit
 from diffusers_macdm.audit.run import AUDIT_FILE
-from diffusers_macdm.files import new_folder
+from diffusers_macdm.files import new_folder, read_json, write_json
 from diffusers_macdm.generate import generate
 from diffusers_macdm.hub.card import model_card
+from diffusers_macdm.hub.privacy import published_config
 from diffusers_macdm.phantom import write_phantom
 
 
@@ -81,8 +82,12 @@ def make(name: str, reference: Reference, out: Path, cards: Path) -> None:
     if target.exists():
         raise FileExistsError(f"{target} exists already: delete it to have it made again.")
     with new_folder(target) as folder:
-        pipe = MaCDMPipeline.from_pretrained(model, torch_dtype=torch.float16)
+        pipe = MaCDMPipeline.from_pretrained(model).to(dtype=torch.float16)
         pipe.save_pretrained(folder)
+        kinds = {folder / pipe.config_name: type(pipe)}
+        kinds |= {folder / name / part.config_name: type(part) for name, part in pipe.components.items() if part is not None}
+        for path, kind in kinds.items():  # without what says where it was made
+            write_json(path, published_config(read_json(path), kind), indent=2)
         shutil.copyfile(page / "real_and_synthetic.png", folder / "pairs.png")
         shutil.copyfile(synthetic / "contact_sheet.png", folder / "samples.png")
         card = model_card(
