@@ -18,6 +18,8 @@ os.environ.update(
     HF_HUB_DISABLE_XET="1",
     TRANSFORMERS_OFFLINE="1",
 )
+# A worker of pytest-xdist for each core; and a forked process hangs where its parent has computed with several threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Caches of their own: results never depend on what an earlier run or the user's work left in the usual ones.
 os.environ.update(
     HF_HOME=str(_session_home),

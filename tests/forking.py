@@ -9,6 +9,7 @@ import time
 import traceback
 from pathlib import Path
 
+import torch
 from launching import MODULES, TINY, TINY_OF, options, reset_accelerate
 
 from diffusers_macdm.training.loop import run_script
@@ -25,6 +26,7 @@ class Fork:
             self._run(function)
 
     def _run(self, function):
+        torch.set_num_threads(1)  # the threads that the parent computes with are not there; waiting for them hangs
         with contextlib.suppress(BaseException):
             descriptor = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(descriptor, 1)

@@ -93,7 +93,9 @@ def test_before_the_first_step_it_ends_at_once(phantom, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
-def test_signals_are_remembered_and_the_second_ends_at_once(monkeypatch):
+def test_signals_are_remembered_and_the_second_ends_at_once(monkeypatch, request):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with Stopping() as stopping:
         with stopping.deferred():
             assert stopping.requested() == 0
