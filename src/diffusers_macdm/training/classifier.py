@@ -35,7 +35,7 @@ from .checkpoints import append_line, check_fits, prepare_output, truncate_log
 from .data import describe_data, earlier_trainings, load_split, load_training_data
 from .loop import parse_settings, run_script, running, train
 from .networks import build_classifier, check_same_process, timestep_probabilities, training_scheduler
-from .processes import on_main
+from .processes import end_training, on_main
 from .records import begin_record, prepare_push, print_record, push, record, record_before, record_of_run
 from .settings import ClassifierSettings
 from .stopping import Stopping
@@ -320,7 +320,7 @@ def run(settings: ClassifierSettings, resolved: dict[str, Any], accelerator: Acc
         finish(settings, trainer, content)
         if repository is not None:
             push(settings, repository)
-    accelerator.end_training()
+    end_training(accelerator)
 
 
 def finish(settings: ClassifierSettings, trainer: Trainer, content: dict[str, Any]) -> None:

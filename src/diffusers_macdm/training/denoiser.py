@@ -32,7 +32,7 @@ from .data import augmentation_dim, describe_data, earlier_trainings, load_train
 from .formulations import hybrid_loss
 from .loop import parse_settings, run_script, running, train
 from .networks import build_unet, find_classifier, timestep_probabilities, training_scheduler
-from .processes import on_main
+from .processes import end_training, on_main
 from .records import (
     begin_record,
     keep_classifier_record,
@@ -265,7 +265,7 @@ def finish(
         kept = watch.best.audit
         if kept is None:
             begin_record(output_dir / RECORD, content, output_dir / "model_index.json")
-            accelerator.end_training()
+            end_training(accelerator)
             raise ValueError(
                 f"none of the audited states has a copy rate of at most --max_copy_rate {settings.max_copy_rate} (see "
                 f"{output_dir / copy_watch.AUDIT_LOG}): no pipeline was written, the checkpoints are still there."
@@ -336,7 +336,7 @@ def run(settings: DenoiserSettings, resolved: dict[str, Any], accelerator: Accel
         finish(settings, accelerator, watch, trainer, content)
         if repository is not None:
             push(settings, repository)
-    accelerator.end_training()
+    end_training(accelerator)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from ..parsing import parse
 from ..progress import Progress
 from .checkpoints import remove_old, remove_torn, truncate_log
 from .formulations import FORMULATIONS
-from .processes import held, saying_what_is_kept
+from .processes import end_training, held, saying_what_is_kept
 from .settings import RENAMED, TrainingSettings
 from .stopping import Stopping, ignore_signals
 from .trainer import Trainer
@@ -120,7 +120,7 @@ def train(
             if is_checkpoint:  # last, so that a run resumed here misses nothing of this step
                 kept = trainer.save(write)
             if trainer.stopped_by:
-                accelerator.end_training()
+                end_training(accelerator)
                 if accelerator.is_main_process:
                     name = signal.Signals(trainer.stopped_by).name
                     print(

@@ -12,6 +12,7 @@ from typing import TypeVar
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
+from torch.nn.parallel import DistributedDataParallel
 
 from ..files import locked
 from .checkpoints import list_checkpoints
@@ -71,3 +72,15 @@ def _errno(error: OSError | SafetensorError) -> int | None:
     text = str(error)
     numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return next((number for number in numbers if f"code: {number}," in text or f"os error {number})" in text), None)
+
+
+def end_training(accelerator: Accelerator) -> None:
+    """End the trackers and the process group of a training that has no more steps to take.
+
+    What sums up the gradients goes first. Freed after the group, it would be the last to hold it, and its end waits for the
+    group's threads with Python's lock in hand, which they may need: the process would hang at its end.
+    """
+    for model in accelerator._models:
+        if isinstance(model, DistributedDataParallel):
+            model.reducer = model.logger = None
+    accelerator.end_training()
