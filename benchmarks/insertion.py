@@ -27,6 +27,7 @@ from diffusers_macdm.audit.images import to_audit_size
 from diffusers_macdm.data.cases import Cases, load_cases
 from diffusers_macdm.files import begin, write_json, write_text
 from diffusers_macdm.generate import generate
+from diffusers_macdm.generate.insertion import place
 from diffusers_macdm.macdm import MaCDMPipeline
 from diffusers_macdm.macdm.joint_sample import LESION_MASK
 from diffusers_macdm.quality import measure
@@ -63,13 +64,14 @@ def make(args: argparse.Namespace, name: str, source: Mapping[str, object]) -> C
 
 
 def unchanged_outside(inserted: Cases, folder: Path, real: Cases) -> bool:
-    """Whether each film is its real film, bit by bit in 8-bit gray, except in one region around the lesion."""
+    """Whether each film is its real film, bit by bit in 8-bit gray, outside of the region that was painted anew."""
     rows = [json.loads(line) for line in (folder / "train/metadata.jsonl").read_text().splitlines()]
-    by_name = dict(zip(real.names, films_of(real), strict=True))
+    number = {name: index for index, name in enumerate(real.names)}
+    films = films_of(real)
     for film, row in zip(films_of(inserted), rows, strict=True):
-        changed = film != by_name[row["source"]]
-        rows_changed, columns_changed = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
-        if changed.any() and max(np.ptp(rows_changed), np.ptp(columns_changed)) + 1 > 0.75 * len(film):
+        source, lesion_case = number[row["source"]], number[row["lesion_from"]]
+        placement = place(real.joint_samples[source], real.joint_samples[lesion_case], row["placement_seed"])
+        if (film != films[source])[~placement.region.numpy()].any():
             return False
     return True
 

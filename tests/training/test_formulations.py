@@ -1,5 +1,9 @@
 """What `--formulation` stands for."""
 
+import dataclasses
+
+import pytest
+
 from diffusers_macdm.macdm.forward_process import ForwardProcess
 from diffusers_macdm.training.formulations import hybrid_loss
 from diffusers_macdm.training.loop import parse_settings
@@ -29,3 +33,19 @@ def test_the_formulations():
     assert timestep_probabilities(clean, process).argmax() < 500
     given = parse_settings(DenoiserSettings, ["--formulation", "paper", "--prediction_type", "sample", "--train_data_dir", "x"])
     assert given.prediction_type == "sample" and given.learned_variance
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"prediction_type": "epsilon"}, {"ddpm_num_steps": 500}, {"ddpm_beta_schedule": "squaredcos_cap_v2"}],
+    ids=lambda other: next(iter(other)),
+)
+def test_a_network_with_film_noise_is_held_to_its_noise(tmp_path, other):
+    """It knows how noisy its input is by its own schedule; another one would be silently wrong."""
+    clean = parse_settings(DenoiserSettings, [*WORDS[0], "--train_data_dir", "x"])
+    build_unet(clean, 2, 0).save_pretrained(tmp_path)
+    given = dataclasses.replace(clean, pretrained_unet=str(tmp_path))
+    assert build_unet(given, 2, 0).config.film_noise == 0.025
+    option, value = next(iter(other.items()))
+    with pytest.raises(ValueError, match=f"^--{option} {value} does not fit the denoiser given, which models film noise"):
+        build_unet(dataclasses.replace(given, **other), 2, 0)

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from diffusers import DDPMScheduler, ModelMixin
 
+from ..checks import not_finite
 from ..files import read_json
 from ..macdm import MaCDMPipeline
-from ..provenance.weights import first_non_finite
 from .card import model_card, model_card_files
 from .loading import load_pipeline
 from .privacy import (
@@ -160,7 +160,7 @@ def _pipeline_files(
 
 
 def _refuse_non_finite(module: torch.nn.Module, name: str, variant: str) -> None:
-    weight = first_non_finite(module)
+    weight = not_finite(module.state_dict().items())
     if weight is not None:
         what = f"does not fit into {variant}: leave that variant out" if variant else "is not finite"
         raise ValueError(f"{name}: the weight {weight} {what}.")

@@ -7,11 +7,6 @@ import hashlib
 import torch
 
 
-def first_non_finite(module: torch.nn.Module) -> str | None:
-    """Return the name of the first weight with a value that is NaN or infinite; None when there is none."""
-    return next((name for name, tensor in module.state_dict().items() if not tensor.isfinite().all()), None)
-
-
 def weights_digest(module: torch.nn.Module) -> str:
     """Return the SHA-256 (64 hex digits) over the names, types, shapes and bytes of all weights.
 

@@ -140,7 +140,24 @@ def build_unet(settings: DenoiserSettings, num_classes: int, augmentation_dim: i
         if (tuple(found) if isinstance(found, list | tuple) else found) != value:
             hint = " (with or without --learned_variance)" if name == "out_channels" else ""
             raise ValueError(f"The denoiser given has {name}={found}, but the data and the options need {value}{hint}.")
+    _check_film_noise(unet, settings)
     return unet
+
+
+def _check_film_noise(unet: MaCDMUNet2DModel, settings: DenoiserSettings) -> None:
+    """Raise `ValueError` where a network that models film noise was made for another noise or prediction than the options'."""
+    if not unet.config.film_noise:
+        return
+    for option, ours, theirs in (
+        ("prediction_type", settings.prediction_type, "sample"),
+        ("ddpm_num_steps", settings.ddpm_num_steps, unet.config.num_train_timesteps or 1000),
+        ("ddpm_beta_schedule", settings.ddpm_beta_schedule, unet.config.beta_schedule),
+    ):
+        if ours != theirs:
+            raise ValueError(
+                f"--{option} {ours} does not fit the denoiser given, which models film noise "
+                f"(film_noise={unet.config.film_noise}) and needs {theirs}."
+            )
 
 
 def _load_guided_diffusion(settings: DenoiserSettings, num_classes: int) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
