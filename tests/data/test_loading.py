@@ -379,7 +379,7 @@ def test_resumed_stream_is_the_uninterrupted_one():
     assert len(StepBatchSampler(LABELS, 7, num_steps=40, start_step=50)) == 0
 
 
-@pytest.mark.parametrize("balance", ["class", "none"])
+@pytest.mark.parametrize("balance", ["class", "sqrt", "none"])
 def test_processes_share_one_stream(balance):
     whole = list(StepBatchSampler(LABELS, 12, num_steps=9, balance=balance))
     parts = [StepBatchSampler(LABELS, 4, num_steps=9, rank=r, num_processes=3, balance=balance) for r in range(3)]
@@ -421,7 +421,7 @@ def test_augmentation_seeds_do_not_repeat():
     "arguments, message",
     [
         ({"labels": []}, "no case"),
-        ({"balance": "patients"}, "balance='patients'.*class, none"),
+        ({"balance": "patients"}, "balance='patients'.*class, sqrt, none"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"rank": 2, "num_processes": 2}, "rank=2 of 2"),
         ({"seed": -1}, "seed=-1"),

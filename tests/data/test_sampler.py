@@ -66,3 +66,21 @@ def test_without_unlabeled_cases_the_draws_are_what_they_were():
     before = list(StepBatchSampler(labels, 3, 20, seed=5))
     assert list(StepBatchSampler(labels, 3, 20, seed=5, unlabeled=3)) == before
     assert list(StepBatchSampler([3] * 4, 3, 20, seed=5, unlabeled=3)) == list(StepBatchSampler([3] * 4, 3, 20, seed=5))
+
+
+@pytest.mark.parametrize("unlabeled", [0, 9])
+def test_square_root_shares(unlabeled):
+    """81 cases of one class, 9 of another, 1 of a third: shares of 9, 3 and 1 in 13, each case as often as its fellows."""
+    numbers = [81, 9, 1]
+    labels = np.repeat([0, 1, 2, 3], [*numbers, unlabeled])
+    steps = 13 * len(labels)
+    batches = StepBatchSampler(labels, 27, steps, seed=1, balance="sqrt", unlabeled=3 if unlabeled else None)
+    draws = np.array([index for batch in batches for index, _ in batch])
+    counts = np.bincount(draws, minlength=len(labels))
+    labeled = (labels[draws] < 3).sum()
+    assert len(draws) - labeled == len(draws) * unlabeled // len(labels)
+    for label, root in enumerate((9, 3, 1)):
+        of_class = counts[labels == label]
+        assert abs(of_class.sum() - labeled * root / 13) <= 2 and of_class.max() - of_class.min() <= 1
+    spread = [(labels[draws[first : first + 1300]] == 1).sum() for first in range(0, len(draws) - 1300, 1300)]
+    assert max(spread) - min(spread) <= 3  # at even distances

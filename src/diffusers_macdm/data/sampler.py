@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 
-BALANCES = ("class", "none")
+BALANCES = ("class", "sqrt", "none")
 
 
 def shuffled(members: np.ndarray, *seeds: int) -> np.ndarray:
@@ -56,7 +56,9 @@ class StepBatchSampler(torch.utils.data.Sampler):
     often.
     Unlabeled cases are no class of their own: they get the share of the positions that they have of the cases, at even
     distances, and the classes share the others.
-    `balance="none"` treats the set as a single class: shuffled epochs.
+    `balance="sqrt"` gives each class a share that grows as the square root of its number of cases (Mahajan et al., arXiv
+    1805.00932), at even distances: between equal shares, by which a few cases are seen so often that they are learned by
+    heart, and natural ones. `balance="none"` treats the set as a single class: shuffled epochs.
 
     Args:
         labels: class label of each case.
@@ -66,7 +68,7 @@ class StepBatchSampler(torch.utils.data.Sampler):
         seed: of the shuffles and of the augmentation seeds.
         start_step: first step.
         rank, num_processes: this process and how many there are. Do not let `accelerate` shard the sampler again.
-        balance: `"class"` or `"none"`.
+        balance: `"class"`, `"sqrt"` or `"none"`.
         unlabeled: the label that stands for none, larger than all others.
     """
 
@@ -92,10 +94,13 @@ class StepBatchSampler(torch.utils.data.Sampler):
                 "not possible: batch_size >= 1, seed >= 0, start_step >= 0 and 0 <= rank < num_processes are needed."
             )
         labels = np.asarray(labels)
-        classes = [labels == label for label in np.unique(labels)] if balance == "class" else [labels == labels]
+        classes = [labels == label for label in np.unique(labels)] if balance != "none" else [labels == labels]
         self.members = [np.flatnonzero(members) for members in classes]
-        apart = balance == "class" and len(classes) > 1 and unlabeled is not None
+        apart = balance != "none" and len(classes) > 1 and unlabeled is not None
         self.num_unlabeled, self.num_cases = int((labels == unlabeled).sum()) if apart else 0, len(labels)
+        weights = np.sqrt([len(members) for members in self.members[: len(self.members) - apart]])
+        # Share of the positions that the classes up to each one have, which that class takes.
+        self.shares = (weights / np.cumsum(weights)).tolist() if balance == "sqrt" else None
         self.batch_size, self.num_steps, self.start_step = batch_size, num_steps, start_step
         self.seed, self.rank, self.num_processes = seed, rank, num_processes
         self._cycle = functools.lru_cache(maxsize=4 * len(self.members))(self._shuffled)
@@ -116,11 +121,22 @@ class StepBatchSampler(torch.utils.data.Sampler):
         before, after = (place * self.num_unlabeled // self.num_cases for place in (position, position + 1))
         if after > before:  # the unlabeled ones, whose label is the last
             visit, class_number = before, len(self.members) - 1
-        else:
+        elif self.shares is None:
             visit, class_number = divmod(position - before, len(self.members) - (self.num_unlabeled > 0))
+        else:
+            visit, class_number = self._by_shares(position - before)
         cycle, place = divmod(visit, len(self.members[class_number]))
         state = np.random.SeedSequence([self.seed, position]).generate_state(1, np.uint64)[0]
         return int(self._cycle(class_number, cycle)[place]), int(state >> np.uint64(1))
+
+    def _by_shares(self, position: int) -> tuple[int, int]:
+        """Return which visit of which class a position among the labeled ones is."""
+        for class_number in range(len(self.shares) - 1, 0, -1):
+            before, after = (int(place * self.shares[class_number]) for place in (position, position + 1))
+            if after > before:
+                return before, class_number
+            position -= before
+        return position, 0
 
     def _shuffled(self, class_number: int, cycle: int) -> np.ndarray:
         return shuffled(self.members[class_number], self.seed, class_number, cycle)

@@ -31,7 +31,8 @@ class TrainingSettings:
         cache_dir: Folder where `datasets` keeps what it has read.
         resolution: Side of the joint sample, in pixels.
         samples_per_class: Train on this many cases of class 0, 1, ... alone, drawn by --seed; all when not given.
-        balance: Draw the classes equally often (unlabeled cases at the share that they have), or every case equally often.
+        balance: Draw the classes equally often, by the square root of their numbers of cases, or every case equally often
+            (unlabeled cases at the share that they have).
         dataloader_num_workers: Processes that read ahead.
         augment: Augment radiograph and masks together; the network is told how.
         horizontal_flip: Mirror half of the cases.
@@ -97,7 +98,7 @@ class TrainingSettings:
     cache_dir: str | None = None
     resolution: int = 64
     samples_per_class: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="N ...")] = None
-    balance: Literal["class", "none"] = "class"
+    balance: Literal["class", "sqrt", "none"] = "class"
     dataloader_num_workers: int = 0
     augment: bool = True
     horizontal_flip: bool = False
