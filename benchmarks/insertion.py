@@ -44,7 +44,10 @@ WAYS: dict[str, tuple[str, Mapping[str, object]]] = {
     "from_noise": ("pairs from noise", {}),
     "varied_30": ("real cases noised to Z = 0.3", {"from_data": "DATA", "strength": 0.3}),
     "varied_60": ("real cases noised to Z = 0.6", {"from_data": "DATA", "strength": 0.6}),
-    "inserted": ("painted into real normal films, outline given", {"insert_into": "HELD_OUT"}),
+    "inserted": (
+        "painted into real normal films, outline given",
+        {"insert_into": "HELD_OUT", "lesion_masks": "given"},
+    ),
     "inserted_open": (
         "painted into real normal films, outline generated",
         {"insert_into": "HELD_OUT", "lesion_masks": "generated"},

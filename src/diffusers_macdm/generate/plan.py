@@ -70,7 +70,9 @@ def recorded_settings(settings: Settings, pipe: MaCDMPipeline, device: torch.dev
     networks = {name: getattr(pipe, name, None) for name in ("unet", "guidance_classifier")}
     scheduler = json.loads(pipe.scheduler.to_json_string(), parse_constant=str)  # -Infinity is not JSON
     text = lambda value: None if value is None else str(value)  # noqa: E731
-    insertion = {"insert_into": text(settings.insert_into), "lesion_masks": settings.lesion_masks}
+    # By default the model draws the outline: a moved one does not always lie where this bone could break
+    # (docs/results/insertion.md).
+    insertion = {"insert_into": text(settings.insert_into), "lesion_masks": settings.lesion_masks or "generated"}
     return {
         "model": str(settings.model),
         "weights_sha256": {name: weights_digest(network) for name, network in networks.items() if network is not None},

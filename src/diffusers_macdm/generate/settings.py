@@ -26,7 +26,8 @@ class Settings:
         strength: Noise level Z / T of a variation, in (0, 1]; 1 is pure noise.
         insert_into: Paint lesions into the normal films of this data set; the rest of each film stays as it is. Their shapes
             are those of the lesions in the same set, moved to the film's anatomy.
-        lesion_masks: With --insert-into, give the model the outline of the lesion, or let it draw one in the region.
+        lesion_masks: With --insert-into, let the model draw the lesion's outline in the region (generated, when not given), or
+            give it that of the moved lesion.
         masks_from: Take the masks of the real cases of this data set, unchanged, and make new radiographs.
         split: Split of the real data.
         class_labels: Labels to make; all that the model knows when not given.
@@ -51,7 +52,7 @@ class Settings:
     strength: Annotated[float | None, tyro.conf.arg(metavar="Z")] = None
     masks_from: Annotated[str | None, tyro.conf.arg(metavar="DATA")] = None
     insert_into: Annotated[str | None, tyro.conf.arg(metavar="DATA")] = None
-    lesion_masks: Literal["given", "generated"] = "given"
+    lesion_masks: Literal["given", "generated"] | None = None
     split: str = "train"
     class_labels: Annotated[tuple[int, ...] | None, tyro.conf.arg(name="labels", metavar="LABEL ...")] = None
     guidance_scale: Annotated[float, tyro.conf.arg(metavar="g")] = 0.0
@@ -72,7 +73,7 @@ class Settings:
             raise ValueError("from_data and masks_from are both given: a pair is a variation of a real case or has its masks.")
         if self.insert_into is not None and (self.from_data is not None or self.masks_from is not None):
             raise ValueError("insert_into goes with neither from_data nor masks_from: the rest of the film stays as it is.")
-        if self.insert_into is None and self.lesion_masks != "given":
+        if self.insert_into is None and self.lesion_masks is not None:
             raise ValueError(f"lesion_masks={self.lesion_masks} needs insert_into: the films that lesions are painted into.")
         if self.from_data is not None and self.strength is None:
             raise ValueError("from_data needs a strength in (0, 1]: how far a pair may go from its real case.")
