@@ -1,9 +1,11 @@
 """A reference model: trained for as long as it takes, its pairs sampled, audited and shown, its weights kept in half precision.
 
     python pipelines/reference_models.py phantom_64 --output_dir runs/phantom_64
+    python pipelines/reference_models.py fracatlas_frontal_64 --data fracatlas_leg_roi --output_dir runs/fracatlas_frontal_64
 
 Writes `model_cards/NAME` (or `--cards DIR`/NAME): the pipeline with float16 weights, which `MaCDMPipeline.from_pretrained`
-loads, its card (README.md), and `pairs.png`, the first pairs beside real ones. Interrupted, it continues where it stopped.
+loads, its card (README.md), `pairs.png`, the first pairs beside real ones, and `inserted.png`, lesions painted into normal
+films of the validation split. Interrupted, it continues where it stopped.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import argparse
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from stages import ROOT, Stages, launch
 from diffusers_macdm import MaCDMPipeline
 from diffusers_macdm.audit import audit
 from diffusers_macdm.audit.run import AUDIT_FILE
+from diffusers_macdm.data.layout import FOLDERS
 from diffusers_macdm.files import new_folder, read_json, write_json
 from diffusers_macdm.generate import generate
 from diffusers_macdm.hub.card import model_card
@@ -35,42 +39,86 @@ class Reference:
 
     Attributes:
         size: side in pixels.
+        write_data: writes the training set to a new folder, from the folder given as `--data` or from nothing.
         training: options of `train_macdm.py` beside data, size and output.
         description: of the training data, for the card.
         license: of the weights.
     """
 
     size: int
+    write_data: Callable[[Path | None, Path], object]
     training: str
     description: str
     license: str
 
 
 NUM_NORMAL, NUM_LESION, SEED = 177, 73, 0  # of the phantom: as many as the paper has
+
+
+def phantoms(source: Path | None, out: Path) -> None:
+    """Write the phantom's training set."""
+    if source is not None:
+        raise ValueError(f"--data {source} has no effect: the phantom is made by this recipe.")
+    write_phantom(out, NUM_NORMAL, NUM_LESION, 64, SEED)
+
+
+def frontal_views(source: Path | None, out: Path) -> None:
+    """Write the cases of a data set whose `site` is "frontal", in the splits that they have."""
+    if source is None or not (source / "train/metadata.jsonl").is_file():
+        raise FileNotFoundError(f"--data {source}: the folder of fracatlas_leg_roi is needed, with train/metadata.jsonl.")
+    with new_folder(out) as folder:
+        for split in ("train", "validation"):
+            rows = [json.loads(line) for line in (source / split / "metadata.jsonl").read_text().splitlines()]
+            rows = [row for row in rows if row["site"] == "frontal"]
+            for name in (row[f"{column}_file_name"] for row in rows for column in FOLDERS):
+                (folder / split / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / split / name, folder / split / name)
+            (folder / split / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 REFERENCES = {
     "phantom_64": Reference(
         64,
+        phantoms,
         "--patch_size 4 --block_out_channels 96 80 96 --layers_per_block 1 --train_batch_size 32 --learning_rate 1.2e-3"
         " --max_train_steps 4800 --task_probabilities 0.7 0.05 0.05 0.2 --audit_steps 0",
         "The embedded phantom: procedural distal tibias of infants with and without metaphyseal lesions (macdm phantom"
         f" --num-normal {NUM_NORMAL} --num-lesion {NUM_LESION} --size 64 --seed {SEED}). No patient is involved.",
         "apache-2.0",
     ),
+    "fracatlas_frontal_64": Reference(
+        64,
+        frontal_views,
+        # The 46 fractures a quarter of the draws: at half of them each would be seen ten times as often as a normal film.
+        "--patch_size 4 --block_out_channels 96 80 96 --layers_per_block 1 --train_batch_size 32 --learning_rate 1e-3"
+        " --max_train_steps 14000 --task_probabilities 0.65 0.05 0.05 0.25 --audit_steps 0 --balance sqrt --horizontal_flip",
+        "The 500 frontal regions (46 with a fracture) of fracatlas_leg_roi: regions of 96 px of leg radiographs of FracAtlas"
+        " (Abedeen et al., Scientific Data 10, 521, 2023, doi 10.1038/s41597-023-02432-4, CC BY 4.0), reduced to 64 px; bone"
+        " masks derived by local contrast, fracture outlines by radiologists.",
+        "cc-by-4.0",
+    ),
 }
 SAMPLING = {"classifier_free_guidance_scale": 1.5, "batch_size": 32}
-NUM_PAIRS, SHOWN = 64, 24  # of each label; of each kind in the picture
+NUM_PAIRS, NUM_INSERTED, SHOWN = 64, 24, 24  # of each label; with a lesion; of each kind in the picture
 
 
-def make(name: str, reference: Reference, out: Path, cards: Path) -> None:
+def make(name: str, reference: Reference, data_source: Path | None, out: Path, cards: Path) -> None:
     """Run the stages that are not done yet."""
-    data, model, synthetic, audited, page = (out / part for part in ("data", "model", "synthetic", "audit", "report"))
+    parts = ("data", "model", "synthetic", "inserted", "audit", "report")
+    data, model, synthetic, inserted, audited, page = (out / part for part in parts)
     target = cards / name
     stages = Stages(out, "reference", {"name": name, "training": reference.training})
-    stages.run("data", data, lambda: write_phantom(data, NUM_NORMAL, NUM_LESION, reference.size, SEED))
+    stages.run("data", data, lambda: reference.write_data(data_source, data))
     words = ["--train_data_dir", str(data), "--output_dir", str(model), "--resolution", str(reference.size)]
     words += ["--seed", str(SEED), "--resume_from_checkpoint", "latest", "--checkpoints_total_limit", "1"]
     stages.run("training", model / "model_index.json", lambda: launch("train_macdm.py", [*words, *reference.training.split()]))
     stages.run("pairs", synthetic / "summary.json", lambda: generate(model, synthetic, NUM_PAIRS, seed=SEED, **SAMPLING))
+    into = {"insert_into": data, "split": "validation"}
+    stages.run(
+        "inserted",
+        inserted / "summary.json",
+        lambda: generate(model, inserted, NUM_INSERTED, seed=SEED, **into, **SAMPLING),
+    )
     stages.run(
         "audit",
         audited / AUDIT_FILE,
@@ -90,6 +138,7 @@ def make(name: str, reference: Reference, out: Path, cards: Path) -> None:
             write_json(path, published_config(read_json(path), kind), indent=2)
         shutil.copyfile(page / "real_and_synthetic.png", folder / "pairs.png")
         shutil.copyfile(synthetic / "contact_sheet.png", folder / "samples.png")
+        shutil.copyfile(inserted / "contact_sheet.png", folder / "inserted.png")
         card = model_card(
             model,
             f"your-name/{name}",
@@ -105,11 +154,12 @@ def make(name: str, reference: Reference, out: Path, cards: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=REFERENCES, help="which one")
+    parser.add_argument("--data", type=Path, help="Folder of the data set that the model is trained on, if it is a public one.")
     parser.add_argument("--output_dir", type=Path, required=True, help="Folder of data, training and measures.")
     parser.add_argument("--cards", type=Path, default=ROOT / "model_cards", help="Where the model's folder goes.")
     args = parser.parse_args()
     try:
-        make(args.name, REFERENCES[args.name], args.output_dir.resolve(), args.cards.resolve())
+        make(args.name, REFERENCES[args.name], args.data, args.output_dir.resolve(), args.cards.resolve())
     except (FileNotFoundError, FileExistsError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:
