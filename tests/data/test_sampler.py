@@ -74,7 +74,7 @@ def test_square_root_shares(unlabeled):
     numbers = [81, 9, 1]
     labels = np.repeat([0, 1, 2, 3], [*numbers, unlabeled])
     steps = 13 * len(labels)
-    batches = StepBatchSampler(labels, 27, steps, seed=1, balance="sqrt", unlabeled=3 if unlabeled else None)
+    batches = StepBatchSampler(labels, 27, steps, seed=1, balance="sqrt", unlabeled=3)
     draws = np.array([index for batch in batches for index, _ in batch])
     counts = np.bincount(draws, minlength=len(labels))
     labeled = (labels[draws] < 3).sum()

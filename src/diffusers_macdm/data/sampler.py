@@ -98,7 +98,7 @@ class StepBatchSampler(torch.utils.data.Sampler):
         self.members = [np.flatnonzero(members) for members in classes]
         apart = balance != "none" and len(classes) > 1 and unlabeled is not None
         self.num_unlabeled, self.num_cases = int((labels == unlabeled).sum()) if apart else 0, len(labels)
-        weights = np.sqrt([len(members) for members in self.members[: len(self.members) - apart]])
+        weights = np.sqrt([len(members) for members in self.members[: len(self.members) - (self.num_unlabeled > 0)]])
         # Share of the positions that the classes up to each one have, which that class takes.
         self.shares = (weights / np.cumsum(weights)).tolist() if balance == "sqrt" else None
         self.batch_size, self.num_steps, self.start_step = batch_size, num_steps, start_step
