@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from ..data.dataset import UNLABELED, PairDataset
+from ..data.layout import require_masks
 from ..data.loading import load_pairs
 from ..macdm import MaCDMPipeline
 from ..macdm.forward_process import ForwardProcess, noise_of
-from ..macdm.joint_sample import to_signal
+from ..macdm.joint_sample import known_channels, masks_of, to_signal
 from ..statistics.bootstrap import two_sample_bootstrap
 from ..statistics.measures import roc_auc
 
@@ -49,12 +50,13 @@ def denoising_errors(
         num_noises: draws of the noise, the same for all cases, so that two cases differ by themselves alone.
 
     Returns:
-        `[N, L]`, the mean over channels, pixels and draws.
+        `[N, L]`, the mean over the channels that the network knows, pixels and draws.
     """
     process = ForwardProcess.from_scheduler(scheduler).to(unet.device)
     kind, channels = scheduler.config.prediction_type, joint_samples.shape[1]
     shape = (len(noise_levels), num_noises, *joint_samples.shape[1:])
     noises = torch.randn(shape, generator=torch.Generator().manual_seed(seed))  # [L, K, 3, H, W]
+    known = list(known_channels(unet.config))
     null = unet.null_class_label
     labels = None
     if null is not None:
@@ -72,7 +74,7 @@ def denoising_errors(
                 given = None if labels is None else labels[rows].to(unet.device)
                 prediction = unet(sample.noisy, timesteps, class_labels=given).sample[:, :channels]
                 predicted = noise_of(prediction.float(), sample.noisy, sample.alphas_cumprod, kind)
-                error = (predicted - sample.noise).square().mean(dim=(1, 2, 3))
+                error = (predicted - sample.noise)[:, known].square().mean(dim=(1, 2, 3))
                 errors[rows, level] += error.cpu() / num_noises
     unet.train(training)
     return errors.numpy()
@@ -137,7 +139,10 @@ def membership_inference(pipe: MaCDMPipeline, real: str | Path, trained: Set[str
     generator = np.random.default_rng(seed)
     groups = []
     for split in ("train", "validation"):
-        dataset = PairDataset(load_pairs(real, split), pipe.unet.config.sample_size, null_label=UNLABELED)
+        pairs = load_pairs(real, split)
+        why = "the denoising errors of this model rest on: leave out the model"
+        require_masks(pairs.masks, masks_of(pipe.unet.config), str(real), why)
+        dataset = PairDataset(pairs, pipe.unet.config.sample_size, null_label=UNLABELED)
         chosen = [i for i, name in enumerate(dataset.names) if split != "train" or name in trained]
         chosen = np.sort(generator.permutation(chosen)[:MAX_MEMBERS])
         labels = [dataset.labels[i] for i in chosen]
