@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .image_processor import check_same_sizes, masks_from, radiographs_from
-from .joint_sample import ANATOMY_MASK, CHANNELS, LESION_MASK, MASK_WORDS, MASKS, RADIOGRAPH
+from .joint_sample import ANATOMY_MASK, CHANNELS, LESION_MASK, MASK_WORDS, MASKS, RADIOGRAPH, masks_of
 
 
 @dataclass(frozen=True)
@@ -88,26 +88,19 @@ def check_unet(unet) -> None:
         )
 
 
-def check_given(
-    given: Mapping[int, torch.Tensor],
-    strength: float | None,
-    inserts: bool,
-    mask_timestep: bool,
-    masks: Sequence[str] = MASKS,
-) -> None:
+def check_given(given: Mapping[int, torch.Tensor], strength: float | None, inserts: bool, config) -> None:
     """Refuse a combination of what is given that no sample can be made from.
 
     Args:
         given: by channel.
         strength: noise level that a variation starts from; None for everything else.
         inserts: whether a region is to be painted anew.
-        mask_timestep: whether the model has a timestep for the masks.
-        masks: those that the model knows.
+        config: that of the denoiser: which masks it knows, and whether it has a timestep for them.
 
     Raises:
         ValueError: with what is missing or too much.
     """
-    names = [CHANNELS[channel] for channel in sorted(given)]
+    names, masks, mask_timestep = [CHANNELS[channel] for channel in sorted(given)], masks_of(config), config.mask_timestep
     needed = " and ".join(", ".join(("image", *masks)).rsplit(", ", 1))
     for name in MASKS:
         if name not in masks and name in names:
@@ -133,8 +126,7 @@ def check_given(
             raise ValueError(f"strength={strength} is not allowed: it is the noise level Z / T, in (0, 1].")
         if len(given) <= len(masks):
             raise ValueError(
-                f"strength={strength} starts from a real case and needs {needed}; "
-                f"given: {', '.join(names) or 'none'}."
+                f"strength={strength} starts from a real case and needs {needed}; given: {', '.join(names) or 'none'}."
             )
     elif len(given) > len(masks):
         raise ValueError(f"{needed} are all given: nothing to generate without strength.")

@@ -27,9 +27,7 @@ MASK_WEIGHTINGS = ("input", "signal")
 NORMAL_LABEL = 0  # the class without a lesion; every other class label has one
 
 
-def join(
-    radiograph: torch.Tensor, anatomy_mask: torch.Tensor | None, lesion_mask: torch.Tensor | None
-) -> torch.Tensor:
+def join(radiograph: torch.Tensor, anatomy_mask: torch.Tensor | None, lesion_mask: torch.Tensor | None) -> torch.Tensor:
     """Stack a radiograph and its two masks into one joint sample.
 
     Args:

@@ -18,18 +18,7 @@ from .forward_process import ForwardProcess
 from .guidance import Guidance, GuidedDenoiser
 from .image_processor import OUTPUT_TYPES, to_output
 from .inputs import Case, check_given, check_unet, common_batch_size, given_channels, label_tensor, region_from
-from .joint_sample import (
-    BACKGROUND,
-    CHANNELS,
-    LESION_MASK,
-    MASKS,
-    RADIOGRAPH,
-    absent_channels,
-    from_signal,
-    masks_of,
-    split,
-    to_signal,
-)
+from .joint_sample import ANATOMY_MASK, CHANNELS, LESION_MASK, RADIOGRAPH, absent_channels, from_signal, split, to_signal
 from .refinement import refine_batch
 from .schedulers import (
     TrainedSchedule,
@@ -174,8 +163,8 @@ class MaCDMPipeline(DiffusionPipeline):
         - one mask of the two: the missing one and the radiograph; the given mask is noised to the current level at every
           step (arXiv 2011.13456, app. I.2), since the network has one timestep for both masks.
 
-        A model of a set without anatomy masks needs none, and one of a set without lesion outlines inserts no lesion: what such
-        a model does not know (`masks` in the configuration of its unet) is neither taken nor made.
+        A mask that the training set lacked (`masks` in the configuration of the unet names the others) is neither taken nor
+        made; without lesion outlines nothing can be inserted.
 
         Args:
             class_labels (`int`, list or `torch.Tensor` `[B]`, *optional*):
@@ -297,7 +286,7 @@ class MaCDMPipeline(DiffusionPipeline):
         inserts: bool = False,
     ) -> None:
         """Raise `ValueError` with the offending value and the allowed ones. `given` maps channels to what was given."""
-        check_given(given, strength, inserts, self.unet.config.mask_timestep, masks_of(self.unet.config))
+        check_given(given, strength, inserts, self.unet.config)
         check_steps(self.scheduler, num_inference_steps)
         for name, off in (("guidance_scale", 0), ("classifier_free_guidance_scale", 1)):
             scale = getattr(guidance, name)
@@ -326,7 +315,7 @@ class MaCDMPipeline(DiffusionPipeline):
         given = {c: tensor.expand(batch_size, -1, -1, -1).to(device) for c, tensor in given.items()}
         clean = torch.zeros(batch_size, len(CHANNELS), size, size, device=device)  # [B, 3, H, W]
         absent = absent_channels(self.unet.config)
-        clean[:, list(absent)] = BACKGROUND
+        clean[:, list(absent)] = -1
         for channel, tensor in given.items():
             clean[:, channel] = tensor[:, 0] * 2 - 1
         if region is None:
@@ -400,13 +389,12 @@ class MaCDMPipeline(DiffusionPipeline):
         if output_type == "latent":
             return (*(None if c in absent else latents[:, c : c + 1] for c in range(len(CHANNELS))), label_list)
         joint_sample = from_signal(latents, self.unet.config)
-        images, anatomy_masks, lesion_masks = (channel[:, None] for channel in split(joint_sample))  # [B, 1, H, W]
+        images, *soft_masks = (channel[:, None] for channel in split(joint_sample))  # [B, 1, H, W] each
         if RADIOGRAPH in case.given and (case.image_kept or case.region is not None):
             given = case.given[RADIOGRAPH]  # to the last bit
             images = given.clone() if case.region is None else torch.where(case.region, images, given)
-        masks = [(soft >= 0.5).float() for soft in (anatomy_masks, lesion_masks)]
-        # An empty mask would say that there is nothing.
-        masks = [mask if name in masks_of(self.unet.config) else None for name, mask in zip(MASKS, masks, strict=True)]
+        # None, not an empty mask, which would say that there is nothing.
+        masks = [None if c in absent else (soft >= 0.5).float() for c, soft in enumerate(soft_masks, start=ANATOMY_MASK)]
         if refine_masks:
             masks = refine_batch(*masks, label_list, case.kept)
         return (*(None if x is None else to_output(x, output_type) for x in (images, *masks)), label_list)

@@ -23,6 +23,7 @@ from .settings import TrainingSettings
 
 logger = logging.getLogger("macdm.training")
 
+
 def data_of(settings: TrainingSettings) -> str:
     """What the options name, as `load_pairs` takes it: `--dataset_name` is of the Hub unless it is a folder."""
     if settings.train_data_dir is not None:
@@ -108,8 +109,7 @@ def earlier_trainings(settings: TrainingSettings, dataset: PairDataset) -> list[
 
 
 def task_probabilities(settings: TrainingSettings, masks: Sequence[str]) -> tuple[float, ...]:
-    """The shares of the tasks for a set with these masks: without lesion outlines there is no insertion, and its share practises
-    pairs."""
+    """The shares of the tasks for a set with these masks: without lesion outlines the share of insertion practises pairs."""
     shares = tuple(settings.task_probabilities)
     pairs, masks_to_image, image_to_masks, *insertion = shares
     if CHANNELS[LESION_MASK] in masks or not sum(insertion):
@@ -122,8 +122,7 @@ def log_masks(settings: TrainingSettings, masks: Sequence[str]) -> None:
     words = without_words(masks)
     if words is None:
         return
-    shares = task_probabilities(settings, masks)
-    moved = "" if shares == tuple(settings.task_probabilities) else "; without them nothing is inserted, its share practises pairs"
+    moved = "" if CHANNELS[LESION_MASK] in masks else "; nothing is inserted without them, the share of that practises pairs"
     logger.info(f"The data have {words}: the networks learn the radiograph and the other mask{moved}.")
 
 

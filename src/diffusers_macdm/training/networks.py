@@ -189,9 +189,7 @@ def _load_config(option: str, name_or_path: str) -> dict[str, Any]:
         raise FileNotFoundError(f"--{option} {name_or_path}: no model can be read here ({reason})") from error
 
 
-def find_classifier(
-    settings: DenoiserSettings, num_classes: int, masks: Sequence[str] = MASKS
-) -> GuidanceClassifier | None:
+def find_classifier(settings: DenoiserSettings, num_classes: int, masks: Sequence[str] = MASKS) -> GuidanceClassifier | None:
     """The trained guidance classifier, if there is one, checked to be fed as the denoiser is."""
     folders = [Path(settings.output_dir)] if settings.guidance_classifier is None else [Path(settings.guidance_classifier)]
     folders.append(folders[0] / "guidance_classifier")
