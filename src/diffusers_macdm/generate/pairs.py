@@ -143,7 +143,7 @@ def _pair(radiograph, anatomy_mask, lesion_mask, label: int | None, refine: bool
     if refine:
         refined_anatomy, lesion_mask = refine_masks(anatomy_mask, lesion_mask, label)
         anatomy_mask = anatomy_mask if anatomy_given else refined_anatomy
-        if anatomy_given:
+        if anatomy_mask is not None and lesion_mask is not None:
             lesion_mask = lesion_mask & anatomy_mask
     return Pair(radiograph, anatomy_mask, lesion_mask, num_pixels, inside)
 

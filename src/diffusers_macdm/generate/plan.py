@@ -125,7 +125,7 @@ def plan_pairs(recorded: dict, data: str | Path | None, split: str, size: int) -
         size: side of the model's samples in pixels.
 
     Raises:
-        FileNotFoundError, ValueError: when the data cannot be read, have no case of a label, or lack a mask that the model makes.
+        FileNotFoundError, ValueError: when the data cannot be read, have no case of a label, or lack a mask of the model.
     """
     cases, inherited, labels, members = None, {}, recorded["class_labels"], {}
     inserts, lesion_indices = recorded.get("insert_into") is not None, []
