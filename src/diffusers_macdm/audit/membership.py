@@ -14,11 +14,10 @@ import numpy as np
 import torch
 
 from ..data.dataset import UNLABELED, PairDataset
-from ..data.layout import require_masks
 from ..data.loading import load_pairs
 from ..macdm import MaCDMPipeline
 from ..macdm.forward_process import ForwardProcess, noise_of
-from ..macdm.joint_sample import known_channels, masks_of, to_signal
+from ..macdm.joint_sample import known_channels, to_signal
 from ..statistics.bootstrap import two_sample_bootstrap
 from ..statistics.measures import roc_auc
 
@@ -139,10 +138,7 @@ def membership_inference(pipe: MaCDMPipeline, real: str | Path, trained: Set[str
     generator = np.random.default_rng(seed)
     groups = []
     for split in ("train", "validation"):
-        pairs = load_pairs(real, split)
-        why = "the denoising errors of this model rest on: leave out the model"
-        require_masks(pairs.masks, masks_of(pipe.unet.config), str(real), why)
-        dataset = PairDataset(pairs, pipe.unet.config.sample_size, null_label=UNLABELED)
+        dataset = PairDataset(load_pairs(real, split), pipe.unet.config.sample_size, null_label=UNLABELED)
         chosen = [i for i, name in enumerate(dataset.names) if split != "train" or name in trained]
         chosen = np.sort(generator.permutation(chosen)[:MAX_MEMBERS])
         labels = [dataset.labels[i] for i in chosen]

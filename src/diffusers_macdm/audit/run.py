@@ -21,7 +21,7 @@ from ..data.pairs import MissingSplit
 from ..devices import available_device
 from ..files import locked, new_folder, refuse_filled, write_json, write_json_lines
 from ..hub.loading import load_pipeline, own_version
-from ..macdm.joint_sample import MASKS
+from ..macdm.joint_sample import MASKS, masks_of
 from ..statistics.proportions import proportion
 from . import page
 from .copies import CopyDetector, false_alarm_interval
@@ -65,11 +65,11 @@ def _audit(settings: Settings, show_progress: bool) -> dict:
     out = Path(settings.out)
     refuse_filled(out)
     device = available_device(settings.device)
-    notes_of_masks = _masks(settings)
     pipe = None
     if settings.model is not None:  # first: what cannot be loaded is said at once
         pipe = load_pipeline(settings.model).to(device)
         pipe.set_progress_bar_config(disable=True)
+    notes_of_masks = _masks(settings, pipe)
     synthetic = load_radiographs(settings.synthetic, "train", columns=COLUMNS)
     places = _places(settings, synthetic)
     if places is not None:
@@ -122,9 +122,16 @@ def _audit(settings: Settings, show_progress: bool) -> dict:
     return result
 
 
-def _masks(settings: Settings) -> list[str]:
-    """Say which masks the sets have not: radiographs are compared, with or without."""
+def _masks(settings: Settings, pipe) -> list[str]:
+    """Say which masks the sets have not: radiographs are compared, with or without.
+
+    Raises:
+        ValueError: when the real set lacks a mask that the model is fed.
+    """
     notes = []
+    if pipe is not None:
+        why = "the model is fed: leave it out (--model), for radiographs alone are compared without it"
+        require_masks(load_pairs(settings.real, "train").masks, masks_of(pipe.unet.config), str(settings.real), why)
     for data in (settings.real, settings.synthetic):
         words = without_words(load_pairs(data, "train").masks)
         if words is not None:

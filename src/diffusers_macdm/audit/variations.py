@@ -8,12 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from ..data.dataset import UNLABELED, PairDataset
-from ..data.layout import require_masks
 from ..data.loading import load_pairs
 from ..generate.pairs import PairRequest, Sampling, make_pairs
 from ..macdm import MaCDMPipeline
 from ..macdm.image_processor import radiograph_array
-from ..macdm.joint_sample import masks_of
 from ..seeds import pair_seed
 from ..statistics.proportions import proportion
 from .copies import NOMINAL_RATE, CopyDetector
@@ -56,9 +54,7 @@ def strength_curve(
         For each strength, from low to high: `strength`, the share of copies (`value`, `interval`, `copies`, `total`), and the
         share that lies nearest to its own source by any of the three distances (`nearest_is_source` with its interval).
     """
-    pairs = load_pairs(real, "train")
-    require_masks(pairs.masks, masks_of(pipe.unet.config), str(real), "variations of its cases by this model start from")
-    dataset = PairDataset(pairs, pipe.unet.config.sample_size, null_label=UNLABELED)
+    dataset = PairDataset(load_pairs(real, "train"), pipe.unet.config.sample_size, null_label=UNLABELED)
     places = {name: i for i, name in enumerate(training.names)}
     eligible = [i for i, name in enumerate(dataset.names) if name in places and dataset.labels[i] >= 0]
     chosen = np.random.default_rng(seed).permutation(eligible)[:count].tolist()

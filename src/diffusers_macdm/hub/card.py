@@ -18,9 +18,10 @@ from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard,
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from ..data.layout import FOLDERS
+from ..data.layout import FOLDERS, without_words
 from ..data.pairs import Pairs
 from ..generate.synthetic_set import CONTACT_SHEET_FILE, SETTINGS_FILE, SUMMARY_FILE
+from ..macdm.joint_sample import MASKS
 from .card_facts import (
     PIPELINE_TAG,
     audit_facts,
@@ -41,6 +42,8 @@ from .card_words import is_number, render
 from .privacy import folder_name
 
 
+MASK_NAMES = {"anatomy_mask": "anatomy mask", "lesion_mask": "lesion mask"}
+OUTLINED = {"anatomy_mask": "anatomy mask cyan", "lesion_mask": "lesion mask red"}
 PICTURE = "samples.png"  # its path in the repository
 TAGS = ["diffusers-macdm", "medical", "radiography", "image-segmentation"]
 README_METADATA = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
@@ -91,6 +94,7 @@ def model_card(
     ]
     metadata = _license_metadata(license, repo_id, model_dir) | _model_metadata(repo_id, arguments, eval_results)
     unet = read_object(model_dir / "unet" / "config.json") or {}
+    masks = tuple(mask for mask in MASKS if mask in (unet.get("masks") or MASKS))
     has_classifier = (model_dir / "guidance_classifier").is_dir()
     classifier_training = read_object(model_dir / "guidance_classifier_training_config.json") or {}
     card = render(
@@ -102,6 +106,10 @@ def model_card(
         picture=picture_of(model_dir, synthetic_dir),
         size=unet.get("sample_size"),
         num_classes=max((unet.get("num_class_embeds") or 1) - 1, 0),
+        masks=masks,
+        mask_names=MASK_NAMES,
+        outlined=", ".join(OUTLINED[mask] for mask in masks),
+        without=without_words(masks),
         unet=unet,
         classifier=read_object(model_dir / "guidance_classifier" / "config.json") or {},
         scheduler=read_object(model_dir / "scheduler" / "scheduler_config.json") or {},
@@ -218,6 +226,10 @@ def dataset_card(set_dir: str | Path, repo_id: str, *, license: str | None = Non
         splits={split: split_facts(set_pairs) for split, set_pairs in pairs.items()},
         columns=columns,
         image_folders=FOLDERS,
+        masks=first.masks,
+        mask_names=MASK_NAMES,
+        outlined=", ".join(OUTLINED[mask] for mask in first.masks),
+        without=without_words(first.masks),
     )
     check_card(card, repo_type="dataset")
     return card
