@@ -12,7 +12,9 @@ part of its name at most).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
@@ -94,7 +96,6 @@ def model_card(
     ]
     metadata = _license_metadata(license, repo_id, model_dir) | _model_metadata(repo_id, arguments, eval_results)
     unet = read_object(model_dir / "unet" / "config.json") or {}
-    masks = tuple(mask for mask in MASKS if mask in (unet.get("masks") or MASKS))
     has_classifier = (model_dir / "guidance_classifier").is_dir()
     classifier_training = read_object(model_dir / "guidance_classifier_training_config.json") or {}
     card = render(
@@ -106,10 +107,7 @@ def model_card(
         picture=picture_of(model_dir, synthetic_dir),
         size=unet.get("sample_size"),
         num_classes=max((unet.get("num_class_embeds") or 1) - 1, 0),
-        masks=masks,
-        mask_names=MASK_NAMES,
-        outlined=", ".join(OUTLINED[mask] for mask in masks),
-        without=without_words(masks),
+        **_mask_facts(unet.get("masks") or MASKS),
         unet=unet,
         classifier=read_object(model_dir / "guidance_classifier" / "config.json") or {},
         scheduler=read_object(model_dir / "scheduler" / "scheduler_config.json") or {},
@@ -129,6 +127,13 @@ def model_card(
     )
     check_card(card)
     return card
+
+
+def _mask_facts(known: Iterable[str]) -> dict[str, Any]:
+    """What both templates say of the masks that a model or a set knows."""
+    masks = [mask for mask in MASKS if mask in known]
+    outlined = ", ".join(OUTLINED[mask] for mask in masks)
+    return {"masks": masks, "mask_names": MASK_NAMES, "outlined": outlined, "without": without_words(masks)}
 
 
 def _model_metadata(repo_id: str, arguments: dict, eval_results: list) -> dict:
@@ -226,10 +231,7 @@ def dataset_card(set_dir: str | Path, repo_id: str, *, license: str | None = Non
         splits={split: split_facts(set_pairs) for split, set_pairs in pairs.items()},
         columns=columns,
         image_folders=FOLDERS,
-        masks=first.masks,
-        mask_names=MASK_NAMES,
-        outlined=", ".join(OUTLINED[mask] for mask in first.masks),
-        without=without_words(first.masks),
+        **_mask_facts(first.masks),
     )
     check_card(card, repo_type="dataset")
     return card
