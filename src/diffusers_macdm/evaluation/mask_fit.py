@@ -40,8 +40,10 @@ def mask_fit(
     """
     masks = [mask for mask in held_out.known_masks if mask in synthetic.known_masks]
     for cases, kind in ((held_out, "real"), (synthetic, "synthetic")):
-        if not len(cases) or not masks:
+        if not len(cases) or not cases.known_masks:
             raise ValueError(f"The {kind} cases have no masks: there is nothing whose fit could be measured.")
+    if not masks:
+        raise ValueError("The real and the synthetic cases have no mask in common: there is nothing to compare.")
     segmenter = segmenter.to(device).eval()
     real_seen, seen = (torch.from_numpy(predict_masks(segmenter, cases)) for cases in (held_out, synthetic))
     real_dice, dice = _dice(real_seen, held_out.masks), _dice(seen, synthetic.masks)  # [N, 2]
