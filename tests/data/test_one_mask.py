@@ -1,5 +1,7 @@
 """Sets with one mask: what declares them, and what is a fault of a set that is annotated by half."""
 
+import shutil
+
 import numpy as np
 import pytest
 from data_folders import COLUMNS, usual
@@ -17,7 +19,9 @@ TITLES = {"anatomy_mask": "anatomy masks", "lesion_mask": "lesion outlines"}
 
 
 def without(folder, mask, cases=None, how="absent"):
-    """Take a mask's column, or its value, out of the lines of some cases, those of all splits where none are given."""
+    """Take a mask's column, or its value, out of the lines of some cases; where none are given out of all, with its folder."""
+    for split in ("train", "validation") if cases is None else ():
+        shutil.rmtree(folder.root / split / COLUMNS[mask])
     for case in folder.cases if cases is None else cases:
         case.row.pop(f"{mask}_file_name")
         if how == "null":
@@ -74,18 +78,20 @@ def test_annotated_by_half_is_a_fault(tmp_path, mask, half):
     """Whether most cases lack the mask or one does: it is no property of the set."""
     folder = usual(tmp_path / "set")
     lesions = [case for case in folder.cases if case.label]  # a normal case needs no lesion mask
-    chosen = {"a split": folder.of("validation"), "all cases but one": folder.cases[:-1], "one case": lesions[:1]}[half]
+    others = [case for case in folder.cases if case is not lesions[0]]
+    chosen = {"a split": folder.of("validation"), "all cases but one": others, "one case": lesions[:1]}[half]
     root = without(folder, mask, chosen)
     splits = {case.split for case in chosen if case.label or mask == "anatomy_mask"}
-    assert kinds(root) == {(f"{split}/metadata.jsonl", "missing column") for split in splits}
-    for fault in check_dataset(root):
+    faults = [fault for fault in check_dataset(root) if fault.kind == "missing column"]  # others follow from it
+    assert {fault.file for fault in faults} == {f"{split}/metadata.jsonl" for split in splits}
+    for fault in faults:
         assert fault.reason.startswith(f"required column '{mask}_file_name' is missing (")
         assert fault.reason.endswith(f"; a set without {TITLES[mask]} has it in no line of any split.")
     with pytest.raises(ValueError, match="cannot be read as a data folder"):
         load_pairs(root)
 
 
-@pytest.mark.parametrize("chosen", [slice(None), slice(0, 1), slice(0, -1)], ids=["all", "one", "all but one"])
+@pytest.mark.parametrize("chosen", [slice(None), slice(0, 1), slice(1, None)], ids=["all", "one", "all but one"])
 def test_null_does_not_say_that_there_are_no_outlines(tmp_path, chosen):
     """It is the empty mask of a normal case: of a case with a lesion it is a fault, in however many lines it stands."""
     folder = usual(tmp_path / "set")
@@ -99,6 +105,29 @@ def test_null_in_every_line_is_a_fault_where_there_are_lesions(tmp_path):
     folder = usual(tmp_path / "set")
     root = without(folder, "lesion_mask", how="null")
     assert len(check_dataset(root)) == sum(case.label == 1 for case in folder.cases)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("sign", ["files", "another column"])
+def test_a_column_of_another_name_is_no_set_without_a_mask(tmp_path, mask, sign):
+    folder = usual(tmp_path / "set")
+    if sign == "files":
+        (folder.root / "validation" / COLUMNS[mask]).rename(tmp_path / "kept")
+    without(folder, mask, None if sign == "another column" else folder.cases)
+    split, there = "train", f"there are files in train/{COLUMNS[mask]}"
+    if sign == "another column":
+        name = mask.replace("_mask", "_file_name")
+        folder.cases[-1].row[name] = "x.png"
+        folder.write()
+        split, there = "validation", f"there is the column {name!r}"
+    (fault,) = [fault for fault in check_dataset(folder.root) if fault.kind == "missing column"]
+    assert fault.file == f"{split}/metadata.jsonl"
+    assert fault.reason == (
+        f"required column '{mask}_file_name' is missing: a set without {TITLES[mask]} lacks it, but {there}. Name the files in "
+        "this column, or take that away."
+    )
+    with pytest.raises(ValueError, match="is missing: a set without"):
+        load_pairs(folder.root)
 
 
 def test_a_film_alone_is_no_set_with_one_mask(tmp_path):
@@ -120,8 +149,7 @@ def test_normal_cases_alone_with_null_have_empty_masks(tmp_path):
 @pytest.mark.parametrize("mask", MASKS)
 def test_tables_of_the_hub(tmp_path, mask):
     """A column that is not there, and one of anatomy masks without any."""
-    root = usual(tmp_path / "set").write().root
-    folder = load_pairs(root)
+    folder = load_pairs(usual(tmp_path / "set").write().root)
     (other,) = {*MASKS} - {mask}
     rows = {column: [str(case.files[column].path) for case in folder.cases] for column in ("image", other)}
     rows["label"] = folder["label"]

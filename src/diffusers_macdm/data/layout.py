@@ -5,7 +5,8 @@ data/{train,validation,test}/{images,anatomy,lesion}/NAME.png
 
 A set may have one mask alone: without `anatomy_mask_file_name` in any line of any split, or with null in all of them, it has no
 anatomy masks; without `lesion_mask_file_name` in any line of any split it has no lesion outlines. null does not say that, since
-it stands for the empty mask of a normal case: a set that is annotated by half is never taken for one without outlines.
+it stands for the empty mask of a normal case: a set that is annotated by half is never taken for one without outlines. Nor may
+there be files in the folder of that mask, or a column that sounds like it: the column would have another name.
 """
 
 from __future__ import annotations

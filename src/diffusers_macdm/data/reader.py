@@ -18,7 +18,7 @@ from ..macdm.joint_sample import MASK_WORDS, MASKS
 from .decoding import Case, ImageFile, Unreadable, read_file
 from .faults import Fault, brief, shown
 from .labels import is_label, is_normal, number_labels
-from .layout import GENERATION_FILE, IMAGE_COLUMNS, METADATA, SPLITS, unfinished
+from .layout import FOLDERS, GENERATION_FILE, IMAGE_COLUMNS, METADATA, SPLITS, unfinished
 
 
 FILE_NAME_COLUMNS = {column: f"{column}_file_name" for column in IMAGE_COLUMNS}
@@ -72,6 +72,7 @@ def read_folder(data: str | Path) -> Folder:
     identifiers = _identifiers(folder, rows)
     numbers = _class_numbers(folder, rows)
     folder.masks = _masks([row for of_split in rows.values() for _, row in of_split])
+    _refuse_masks_named_otherwise(folder, rows)
     for split, of_split in rows.items():
         folder.num_lines[split] = len(of_split)
         columns = dict.fromkeys(column for _, row in of_split for column in row)
@@ -150,6 +151,23 @@ def _masks(rows: list[dict]) -> tuple[str, ...]:
     anatomy, lesion = (FILE_NAME_COLUMNS[mask] for mask in MASKS)
     has = (any(row.get(anatomy) is not None for row in rows), any(lesion in row for row in rows))
     return tuple(mask for mask, there in zip(MASKS, has, strict=True) if there) or MASKS
+
+
+def _refuse_masks_named_otherwise(folder: Folder, rows: dict[str, list[tuple[int, dict]]]) -> None:
+    """Refuse a set that would have one mask but for a column of another name, or for files where the other mask's would be."""
+    for mask in (mask for mask in MASKS if mask not in folder.masks):
+        for split, of_split in rows.items():
+            columns = dict.fromkeys(column for _, row in of_split for column in row if column not in FILE_NAME_COLUMNS.values())
+            alike = [c for c in columns if c.endswith("file_name") and any(word in c for word in ("anatomy", "lesion", "mask"))]
+            inside = folder.path / split / FOLDERS[mask]
+            there = f"there is the column {alike[0]!r}" if alike else f"there are files in {split}/{FOLDERS[mask]}"
+            if alike or (inside.is_dir() and any(inside.iterdir())):
+                reason = (
+                    f"required column {FILE_NAME_COLUMNS[mask]!r} is missing: a set without {MASK_WORDS[mask]} lacks it, but "
+                    f"{there}. Name the files in this column, or take that away."
+                )
+                folder.refuse(f"{split}/{METADATA}", "missing column", reason)
+                break
 
 
 def _refuse_missing_columns(folder: Folder, split: str, rows: list[tuple[int, dict]]) -> None:
