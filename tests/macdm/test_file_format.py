@@ -22,14 +22,14 @@ UNET_KEYS = """
     bound_variance
     center_input_sample channel_weights class_embed_type detail_channels down_block_types downsample_padding
     downsample_type dropout film_noise
-    flip_sin_to_cos freq_shift in_channels layers_per_block mask_timestep mask_weighting mid_block_scale_factor
+    flip_sin_to_cos freq_shift in_channels layers_per_block mask_timestep mask_weighting masks mid_block_scale_factor
     mid_block_type norm_eps norm_num_groups num_attention_heads num_class_embeds num_train_timesteps out_channels
     patch_size resnet_time_scale_shift sample_size time_embedding_dim time_embedding_type time_proj_dim up_block_types
     upsample_type
 """
 CLASSIFIER_KEYS = """
     attention_head_dim block_out_channels channel_weights down_block_types dropout in_channels layers_per_block
-    mask_timestep mask_weighting norm_num_groups num_classes patch_size resnet_time_scale_shift sample_size
+    mask_timestep mask_weighting masks norm_num_groups num_classes patch_size resnet_time_scale_shift sample_size
 """
 # Names of the tensors that are not the parent's, and of all of the classifier's outside of diffusers' blocks.
 OWN_UNET_TENSORS = [

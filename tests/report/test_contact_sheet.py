@@ -31,6 +31,17 @@ def is_gray(image):
     return (image[..., 0] == image[..., 1]) & (image[..., 1] == image[..., 2])
 
 
+@pytest.mark.parametrize("place, other, color", [(1, LESION_COLOR, ANATOMY_COLOR), (2, ANATOMY_COLOR, LESION_COLOR)])
+def test_a_mask_that_is_not_there_is_neither_outlined_nor_named(pairs, place, other, color):
+    one = [None if index == place else part for index, part in enumerate(pairs)]
+    whole, sheet = (np.asarray(contact_sheet(*parts, tile=64, columns=2)) for parts in (pairs, one))
+    colour_of = lambda image, rgb: (image == rgb).all(axis=-1).any()  # noqa: E731
+    assert colour_of(whole, ANATOMY_COLOR) and colour_of(whole, LESION_COLOR)  # in the legend, the anatomy's
+    assert not colour_of(sheet, color) and colour_of(sheet, other)
+    both = side_by_side_sheet(pairs, one, columns=2, tile=64)  # real pairs have it: the legend names it
+    assert colour_of(np.asarray(both), color)
+
+
 def test_outline_is_the_ring_of_edge_neighbours():
     mask = np.zeros((8, 8), dtype=bool)
     mask[3:5, 3:6] = True

@@ -17,7 +17,7 @@ from ..data.dataset import UNLABELED, PairDataset
 from ..data.loading import load_pairs
 from ..macdm import MaCDMPipeline
 from ..macdm.forward_process import ForwardProcess, noise_of
-from ..macdm.joint_sample import to_signal
+from ..macdm.joint_sample import known_channels, to_signal
 from ..statistics.bootstrap import two_sample_bootstrap
 from ..statistics.measures import roc_auc
 
@@ -49,12 +49,13 @@ def denoising_errors(
         num_noises: draws of the noise, the same for all cases, so that two cases differ by themselves alone.
 
     Returns:
-        `[N, L]`, the mean over channels, pixels and draws.
+        `[N, L]`, the mean over the channels that the network knows, pixels and draws.
     """
     process = ForwardProcess.from_scheduler(scheduler).to(unet.device)
     kind, channels = scheduler.config.prediction_type, joint_samples.shape[1]
     shape = (len(noise_levels), num_noises, *joint_samples.shape[1:])
     noises = torch.randn(shape, generator=torch.Generator().manual_seed(seed))  # [L, K, 3, H, W]
+    known = list(known_channels(unet.config))
     null = unet.null_class_label
     labels = None
     if null is not None:
@@ -72,7 +73,7 @@ def denoising_errors(
                 given = None if labels is None else labels[rows].to(unet.device)
                 prediction = unet(sample.noisy, timesteps, class_labels=given).sample[:, :channels]
                 predicted = noise_of(prediction.float(), sample.noisy, sample.alphas_cumprod, kind)
-                error = (predicted - sample.noise).square().mean(dim=(1, 2, 3))
+                error = (predicted - sample.noise)[:, known].square().mean(dim=(1, 2, 3))
                 errors[rows, level] += error.cpu() / num_noises
     unet.train(training)
     return errors.numpy()

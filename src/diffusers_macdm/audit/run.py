@@ -15,11 +15,13 @@ import diffusers
 import numpy as np
 import torch
 
+from ..data.layout import require_masks, without_words
 from ..data.loading import load_pairs
 from ..data.pairs import MissingSplit
 from ..devices import available_device
 from ..files import locked, new_folder, refuse_filled, write_json, write_json_lines
 from ..hub.loading import load_pipeline, own_version
+from ..macdm.joint_sample import MASKS, masks_of
 from ..statistics.proportions import proportion
 from . import page
 from .copies import CopyDetector, false_alarm_interval
@@ -67,6 +69,7 @@ def _audit(settings: Settings, show_progress: bool) -> dict:
     if settings.model is not None:  # first: what cannot be loaded is said at once
         pipe = load_pipeline(settings.model).to(device)
         pipe.set_progress_bar_config(disable=True)
+    notes_of_masks = _masks(settings, pipe)
     synthetic = load_radiographs(settings.synthetic, "train", columns=COLUMNS)
     places = _places(settings, synthetic)
     if places is not None:
@@ -84,7 +87,7 @@ def _audit(settings: Settings, show_progress: bool) -> dict:
         device=device,
         progress=show_progress,
     )
-    notes += left_out
+    notes += left_out + notes_of_masks
     if places is not None:
         notes.append(
             f"Lesions were painted into real films: compared are the regions around them, squares of {SIDE:.0%} of the film's "
@@ -119,6 +122,23 @@ def _audit(settings: Settings, show_progress: bool) -> dict:
     return result
 
 
+def _masks(settings: Settings, pipe) -> list[str]:
+    """Say which masks the sets have not: radiographs are compared, with or without.
+
+    Raises:
+        ValueError: when the real set lacks a mask that the model is fed.
+    """
+    notes = []
+    if pipe is not None:
+        why = "the model is fed: leave it out (--model), for radiographs alone are compared without it"
+        require_masks(load_pairs(settings.real, "train").masks, masks_of(pipe.unet.config), str(settings.real), why)
+    for data in (settings.real, settings.synthetic):
+        words = without_words(load_pairs(data, "train").masks)
+        if words is not None:
+            notes.append(f"{data} has {words}. Radiographs alone are compared for copies, so this changes nothing here.")
+    return notes
+
+
 def _places(settings: Settings, synthetic: Radiographs) -> LesionPlaces | None:
     """Return where real lesions are, for a set of films that lesions were painted into; None for every other set.
 
@@ -137,7 +157,9 @@ def _places(settings: Settings, synthetic: Radiographs) -> LesionPlaces | None:
         raise ValueError(
             f"strengths={settings.strengths} does not go with films that a lesion was painted into: regions are compared there."
         )
-    return LesionPlaces.of_pairs(load_pairs(settings.real, "train"))
+    pairs = load_pairs(settings.real, "train")
+    require_masks(pairs.masks, MASKS, str(settings.real), "say where lesions are, which were painted into films here")
+    return LesionPlaces.of_pairs(pairs)
 
 
 def _refuse_same(settings: Settings, real: Radiographs, synthetic: Radiographs) -> None:

@@ -25,6 +25,9 @@ def phantom(settings, counts) -> None:
 def generate(settings, summary) -> None:
     """Print how many pairs of each label have a lesion, and how long a pair took."""
     for label, numbers in summary["labels"].items():
+        if numbers["with_lesion"] is None:
+            print(f"label {label}: {count(numbers['num_pairs'], 'pair')}; the model makes no lesion outlines")
+            continue
         inside = numbers["lesion_inside_anatomy_unrefined"]
         print(
             f"label {label}: {count(numbers['num_pairs'], 'pair')}, with a lesion "

@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..data.cases import Cases
+from ..data.layout import require_masks
 from ..devices import available_device
 from ..evaluation.divisions import load_real
 from ..evaluation.downstream import LEARNING_RATES, Budget, DownstreamTraining
 from ..evaluation.features import FeatureExtractor, load_feature_extractor
 from ..evaluation.networks import DIAGNOSIS, SEGMENTATION, TASKS
 from ..files import check_seeds, refuse_foreign
+from ..macdm.joint_sample import MASKS
 from .diffusion import NUM_TRAIN_TIMESTEPS
 from .folds import Fold, make_folds
 from .models import MODELS
@@ -103,6 +105,7 @@ def resolve(settings: Settings) -> Plan:
     }
     refuse_foreign(Path(settings.out), COMPARISON_FILE, "comparison")
     splits, notes = load_real(settings.real, settings.size, pooled=settings.folds is not None)
+    require_masks(splits["train"].known_masks, MASKS, str(settings.real), "the models of a comparison make")
     folds = make_folds(splits, settings.folds, settings.train_sizes, settings.samples_per_class, settings.held_out_folds)
     num_classes = 1 + max(int(cases.class_labels.max()) for cases in splits.values())
     training = DownstreamTraining(budgets, num_classes, settings.pretrained_classifier, device)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ..macdm.joint_sample import ANATOMY_MASK, LESION_MASK, RADIOGRAPH
+from ..macdm.joint_sample import ANATOMY_MASK, CHANNELS, LESION_MASK, MASKS, RADIOGRAPH
 from .dataset import PairDataset
 from .loading import load_pairs
 
@@ -24,8 +24,8 @@ class Cases:
     """N pairs.
 
     Attributes:
-        joint_samples: float32 `[N, 3, H, W]` in [-1, 1]: radiograph, anatomy mask, lesion mask. A model that makes no masks
-            leaves them NaN (see `has_masks`).
+        joint_samples: float32 `[N, 3, H, W]` in [-1, 1]: radiograph, anatomy mask, lesion mask. NaN where a set or a model has
+            no such mask (see `known_masks`), so that it cannot be taken for an empty one.
         class_labels: int64 `[N]`; 0 is normal, every other label has a lesion.
         names: case names.
         patient_ids: a case without one is a patient of its own (`UNKNOWN_PATIENT` and its name).
@@ -82,12 +82,27 @@ class Cases:
 
     @property
     def masks(self) -> torch.Tensor:
-        """bool `[N, 2, H, W]`: anatomy and lesion."""
+        """bool `[N, 2, H, W]`: anatomy and lesion; False throughout for a mask that is not there (see `known_masks`)."""
         return self.joint_samples[:, [ANATOMY_MASK, LESION_MASK]] > 0
 
     @property
+    def known_masks(self) -> tuple[str, ...]:
+        """Those of `MASKS` that the cases have."""
+        return tuple(mask for mask in MASKS if not self.joint_samples[:, CHANNELS.index(mask)].isnan().any())
+
+    @property
     def has_masks(self) -> bool:
-        return not self.joint_samples.isnan().any()
+        """Whether the cases have both masks."""
+        return self.known_masks == MASKS
+
+    def with_masks(self, masks: Sequence[str]) -> Cases:
+        """Return the cases without any other mask than these."""
+        others = [CHANNELS.index(mask) for mask in self.known_masks if mask not in masks]
+        if not others:
+            return self
+        joint_samples = self.joint_samples.clone()
+        joint_samples[:, others] = torch.nan
+        return replace(self, joint_samples=joint_samples)
 
     @property
     def has_lesion(self) -> torch.Tensor:
@@ -160,4 +175,5 @@ def load_cases(data: str | Path, split: str, size: int, *, synthetic: bool = Fal
     except ValueError as error:
         raise ValueError(f"{data}, split {split!r}, {error}") from error
     patients = None if synthetic else dataset.patient_ids
-    return Cases.of(joint_samples, dataset.labels, dataset.names, patients, dataset.pairs["site"])
+    cases = Cases.of(joint_samples, dataset.labels, dataset.names, patients, dataset.pairs["site"])
+    return cases.with_masks(dataset.masks)

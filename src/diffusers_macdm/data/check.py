@@ -16,8 +16,8 @@ from .check_cases import CaseInspection
 from .decoding import Case, decode
 from .faults import Fault, Report, shown
 from .labels import gap, listed
-from .layout import METADATA, OPTIONAL_COLUMNS, PROVENANCE_COLUMNS, SPLITS
-from .reader import Folder, read_folder
+from .layout import METADATA, OPTIONAL_COLUMNS, PROVENANCE_COLUMNS, SPLITS, without_words
+from .reader import FILE_NAME_COLUMNS, Folder, read_folder
 from .settings import CheckSettings
 from .splits import shared_patients
 
@@ -56,6 +56,7 @@ def inspect_dataset(data_dir: str | Path, show_progress: bool = False) -> Report
     inspection.compare_all()
     _check_labels(folder, report)
     _check_patients(folder, report)
+    _note_absent_mask(folder, report)
     _note_columns(folder, report)
     note_what_stands_beside(folder, report)
     return report
@@ -108,6 +109,18 @@ def _check_patients(folder: Folder, report: Report) -> None:
         if len(written) > 1:
             reason = f"patients {listed(written)} differ in case or blanks alone, and count as different ones."
             report.note(f"{list(written.values())[-1]}/{METADATA}", "patients that are alike", shown(reason))
+
+
+def _note_absent_mask(folder: Folder, report: Report) -> None:
+    """Say of a set with one mask that it is read as such: a column with another name would go unnoticed."""
+    words = without_words(folder.masks)
+    if words is not None:
+        column = next(name for mask, name in FILE_NAME_COLUMNS.items() if mask != "image" and mask not in folder.masks)
+        reason = (
+            f"the set has {words}: no line of any split names a file in {column}. Models of it know none, and nothing is "
+            "measured on them."
+        )
+        report.note(f"{next(iter(folder.cases), SPLITS[0])}/{METADATA}", "one mask", reason)
 
 
 def _note_columns(folder: Folder, report: Report) -> None:

@@ -73,7 +73,7 @@ class CaseInspection:
             self.report.note(file, "duplicate radiograph", reason)
 
     def _check_label_against_lesion(self, case: Case, decoded: Decoded) -> None:
-        label, file = case.values["label"], case.files["lesion_mask"]
+        label, file = case.values["label"], case.files.get("lesion_mask")
         if decoded.lesion_mask is None or label is None or file is None:
             return
         pixels = int(decoded.lesion_mask.sum())
@@ -87,7 +87,7 @@ class CaseInspection:
 
     def _check_masks(self, case: Case, decoded: Decoded) -> None:
         anatomy, lesion = decoded.anatomy_mask, decoded.lesion_mask
-        if lesion is not None and case.files["lesion_mask"] is not None and 2 * lesion.sum() > lesion.size:
+        if lesion is not None and case.files.get("lesion_mask") is not None and 2 * lesion.sum() > lesion.size:
             self.report.note(
                 case.files["lesion_mask"].name, "inverted mask", "the lesion covers more than half of the film: is it inverted?"
             )

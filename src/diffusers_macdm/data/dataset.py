@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
@@ -39,6 +40,7 @@ class PairDataset(torch.utils.data.Dataset):
         num_classes: 1 + the largest label of a labeled case.
         names: name of each case.
         patient_ids: patient of each case, or None.
+        masks: those that the set has; the channel of another one is background (-1) in every joint sample.
 
     Raises:
         ValueError: when a label is missing and there is no `null_label`, or, on access, when a case cannot be decoded. The case
@@ -56,6 +58,7 @@ class PairDataset(torch.utils.data.Dataset):
         self.size = size
         self.augmentation = augmentation
         self.names: list[str] = pairs.names
+        self.masks: tuple[str, ...] = pairs.masks
         labels = pairs["label"]
         if null_label is None and None in labels:
             name = self.names[labels.index(None)]
@@ -64,7 +67,7 @@ class PairDataset(torch.utils.data.Dataset):
         null = self.num_classes if null_label == "num_classes" else null_label
         self.labels: list[int] = [null if label is None else label for label in labels]
         self.patient_ids: list[str | int | None] = pairs["patient_id"]
-        self._cases: dict[int, list[torch.Tensor]] = {}
+        self._cases: dict[int, list[torch.Tensor | None]] = {}
         self._sources: dict[int, torch.Tensor] = {}  # joint samples at twice the size, which the augmentation reads
         self._digests: dict[int, str] = {}
 
@@ -89,16 +92,20 @@ class PairDataset(torch.utils.data.Dataset):
             "index": index,
         }
 
-    def _case(self, index: int) -> list[torch.Tensor]:
+    def _case(self, index: int) -> list[torch.Tensor | None]:
         if index not in self._cases:
             if not 0 <= index < len(self):
                 raise IndexError(f"index {index} is outside the {len(self)} cases.")
             decoded = self.pairs.arrays(index)
             self._digests[index] = radiograph_digest(decoded[0])
             resized = resize_case(*decoded, self.size)
-            self._cases[index] = [torch.from_numpy(np.ascontiguousarray(array)) for array in resized]
+            self._cases[index] = _tensors(resized)
             side = max(decoded[0].shape)
             if self.augmentation is not None and side > self.size:
                 source = resize_case(*decoded, min(side, 2 * self.size))
-                self._sources[index] = join(*(torch.from_numpy(np.ascontiguousarray(array)) for array in source))
+                self._sources[index] = join(*_tensors(source))
         return self._cases[index]
+
+
+def _tensors(arrays: Iterable[np.ndarray | None]) -> list[torch.Tensor | None]:
+    return [None if array is None else torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]

@@ -160,7 +160,7 @@ class Case:
     Attributes:
         line: how sentences call the row, "train/metadata.jsonl:3".
         values: its columns without the images; `label` is a class number or None, `patient_id` and `site` are there.
-        files: for each of the three columns where its image is; None for the lesion mask, empty then, of a normal case.
+        files: for each image column of the set where its image is; None for the lesion mask, empty then, of a normal case.
     """
 
     line: str
@@ -174,7 +174,7 @@ class Decoded:
 
     Attributes:
         radiograph: float32 `[H, W]` in [0, 1]; None where it cannot be read.
-        anatomy_mask, lesion_mask: bool `[H, W]`; None where they cannot be read.
+        anatomy_mask, lesion_mask: bool `[H, W]`; None where they cannot be read, or the set has none.
         refusals: why the case cannot be used; nothing else is missing when there is none.
         findings: what is odd about its values, which are read all the same.
         depth: bits of the radiograph's values: 1, 8, 12 or 16.
@@ -191,8 +191,8 @@ class Decoded:
         self.refusals.append(Fault(file, reason, kind))
 
     @property
-    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Radiograph, anatomy mask and lesion mask.
+    def arrays(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """Radiograph, anatomy mask and lesion mask; None for a mask that the set does not have.
 
         Raises:
             ValueError: when the case cannot be used, with the first reason; the file is named.
@@ -203,7 +203,7 @@ class Decoded:
 
 
 def decode(case: Case) -> Decoded:
-    """Decode the three images of a case; what is wrong with one hides nothing that is wrong with another."""
+    """Decode the images of a case; what is wrong with one hides nothing that is wrong with another."""
     decoded, turned, shapes = Decoded(), {}, {}
     for column, file in case.files.items():
         if file is None:
@@ -223,7 +223,7 @@ def decode(case: Case) -> Decoded:
             decoded.refuse(file.name, several if column not in shapes else "not allowed values", str(error))
     _compare_sizes(decoded, case, shapes)
     _compare_orientations(decoded, case, turned, shapes)
-    if case.files["lesion_mask"] is None and decoded.radiograph is not None:
+    if case.files.get("lesion_mask", ...) is None and decoded.radiograph is not None:
         decoded.lesion_mask = np.zeros(decoded.radiograph.shape, dtype=bool)
     return decoded
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..hub.names import REPOSITORY
+from ..macdm.joint_sample import MASKS
 from .decoding import Case, ImageFile, Unreadable, read_file
 from .faults import brief
 from .labels import is_label, is_normal, number_labels
@@ -36,13 +37,24 @@ def load_hub_pairs(name: str, split: str, config_name: str | None = None, cache_
         raise ValueError(f"{name}: cannot be read as a Hub data set: {reason}") from error
     if split not in splits:
         raise missing_split(name, split, splits)
+    masks = _masks(splits)
     for column in REQUIRED_COLUMNS:
-        if column not in splits[split].column_names:
+        if column not in splits[split].column_names and column not in set(MASKS) - set(masks):
             raise ValueError(
                 f"{name}, split {split!r}: column {column} is missing; there are {', '.join(splits[split].column_names)}, and "
                 f"{', '.join(REQUIRED_COLUMNS)} are needed."
             )
     return pairs_of(splits, split, name)
+
+
+def _masks(splits: datasets.DatasetDict) -> tuple[str, ...]:
+    """Return which masks a set has; a column of anatomy masks without any counts as none, as in a folder's lines."""
+    tables = list(splits.values())
+    has = {mask: any(mask in table.column_names for table in tables) for mask in MASKS}
+    if has["anatomy_mask"]:
+        columns = [table.data.column("anatomy_mask") for table in tables if "anatomy_mask" in table.column_names]
+        has["anatomy_mask"] = any(column.null_count < len(column) for column in columns)
+    return tuple(mask for mask in MASKS if has[mask]) or MASKS
 
 
 def pairs_of(splits: datasets.DatasetDict, split: str, name: str) -> Pairs:
@@ -55,8 +67,10 @@ def pairs_of(splits: datasets.DatasetDict, split: str, name: str) -> Pairs:
 
     table = splits[split]
     columns = [column for column in table.column_names if column not in IMAGE_COLUMNS]
+    masks = _masks(splits)
+    images = [IMAGE_COLUMNS[0], *masks]
     try:
-        for column in IMAGE_COLUMNS:
+        for column in images:
             table = table.cast_column(column, datasets.Image(decode=False))
     except Exception as error:
         raise ValueError(f"{name}, split {split!r}: column {column} does not hold images.") from error
@@ -69,20 +83,19 @@ def pairs_of(splits: datasets.DatasetDict, split: str, name: str) -> Pairs:
         numbers, class_names = number_labels(labels)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    rows = table.remove_columns(list(IMAGE_COLUMNS)).to_list()
-    cases = []
+    rows = table.select_columns(columns).to_list()
+    films, cases = table.select_columns(images), []
     for index, (row, label) in enumerate(zip(rows, labels[split], strict=True)):
         row = {column: None if isinstance(value, float) and math.isnan(value) else value for column, value in row.items()}
-        files = _files(table, index, split, label)
+        files = _files(films, index, split, label)
         cases.append(Case(f"{split}, case {index}", {**row, "label": numbers.get(label)}, files))
     sizes = {other: len(splits[other]) for other in splits}
-    return Pairs(cases, split, columns, sizes, class_names)
+    return Pairs(cases, split, columns, sizes, class_names, masks)
 
 
 def _files(table: datasets.Dataset, index: int, split: str, label) -> dict[str, ImageFile | None]:
     files: dict[str, ImageFile | None] = {}
-    images = table.select_columns(list(IMAGE_COLUMNS))[index]
-    for column, image in images.items():
+    for column, image in table[index].items():
         if image is None and column == "lesion_mask" and is_normal(label):
             files[column] = None
             continue

@@ -33,7 +33,8 @@ def load_pairs(data: str | Path, split: str = "train", config_name: str | None =
     Raises:
         FileNotFoundError, NotADirectoryError: when there is no such folder.
         MissingSplit: when the set has no such split.
-        ValueError: when it cannot be read or lacks one of the four columns, and for a generated set that is not finished.
+        ValueError: when it cannot be read or lacks a column other than that of one mask, and for a generated set that is not
+            finished.
     """
     if str(data).startswith(HUB):
         from .hub_pairs import load_hub_pairs
@@ -57,7 +58,7 @@ def load_pairs(data: str | Path, split: str = "train", config_name: str | None =
     if split not in folder.cases:
         raise missing_split(data, split, folder.cases)
     sizes = {name: len(cases) for name, cases in folder.cases.items()}
-    return Pairs(folder.cases[split], split, folder.columns[split], sizes, folder.class_names)
+    return Pairs(folder.cases[split], split, folder.columns[split], sizes, folder.class_names, folder.masks)
 
 
 def radiograph_digest(radiograph: np.ndarray) -> str:

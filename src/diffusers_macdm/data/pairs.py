@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from ..macdm.joint_sample import MASKS
 from .decoding import Case, Decoded, decode, decode_radiograph
 from .layout import IMAGE_COLUMNS
 
@@ -20,7 +21,7 @@ def missing_split(data: str | Path, split: str, splits: Iterable[str]) -> Missin
 
 
 class Pairs:
-    """Radiographs with their two masks, decoded when they are asked for.
+    """Radiographs with their masks, decoded when they are asked for.
 
     `len(pairs)`; `pairs["label"]` is a column, `pairs[3]` the columns of one case without its images.
 
@@ -30,6 +31,7 @@ class Pairs:
         columns: columns that the set has besides the images.
         split_sizes: number of cases of each split of the set.
         class_names: where the set has names for its labels, that of each number.
+        masks: those of `MASKS` that the set has.
 
     Attributes:
         names: name of each case: its image's file name without the suffix, or `split-index` in a set that has kept no file
@@ -44,9 +46,10 @@ class Pairs:
         columns: Collection[str],
         split_sizes: Mapping[str, int],
         class_names: Sequence[str] | None = None,
+        masks: Sequence[str] = MASKS,
     ):
         self.cases, self.split, self.columns = list(cases), split, list(columns)
-        self.split_sizes, self.class_names = dict(split_sizes), class_names
+        self.split_sizes, self.class_names, self.masks = dict(split_sizes), class_names, tuple(masks)
         files = [case.files[IMAGE_COLUMNS[0]].file_name for case in self.cases]
         names = [PurePosixPath(file).stem if file else "" for file in files]
         if "" in names or len(set(names)) < len(names):
@@ -65,19 +68,20 @@ class Pairs:
     @property
     def column_names(self) -> list[str]:
         """Names of all columns, the images first."""
-        return [*IMAGE_COLUMNS, *self.columns]
+        return [IMAGE_COLUMNS[0], *self.masks, *self.columns]
 
     def select(self, indices: Iterable[int]) -> Pairs:
         """Return the cases with these numbers, in this order."""
         chosen = [self.cases[int(index)] for index in indices]
-        return Pairs(chosen, self.split, self.columns, self.split_sizes, self.class_names)
+        return Pairs(chosen, self.split, self.columns, self.split_sizes, self.class_names, self.masks)
 
     def decode(self, index: int) -> Decoded:
         """Decode the files of a case; what is wrong with them stands in the result."""
         return decode(self.cases[index])
 
-    def arrays(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Decode a case: radiograph float32 `[H, W]` in [0, 1], anatomy and lesion mask bool `[H, W]`.
+    def arrays(self, index: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """Decode a case: radiograph float32 `[H, W]` in [0, 1], anatomy and lesion mask bool `[H, W]`, None for a mask that the
+        set does not have.
 
         Raises:
             ValueError: when it cannot be decoded; case and file are named.

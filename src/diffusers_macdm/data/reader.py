@@ -14,10 +14,11 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..macdm.joint_sample import MASK_WORDS, MASKS
 from .decoding import Case, ImageFile, Unreadable, read_file
 from .faults import Fault, brief, shown
 from .labels import is_label, is_normal, number_labels
-from .layout import GENERATION_FILE, IMAGE_COLUMNS, METADATA, SPLITS, unfinished
+from .layout import FOLDERS, GENERATION_FILE, IMAGE_COLUMNS, METADATA, SPLITS, unfinished
 
 
 FILE_NAME_COLUMNS = {column: f"{column}_file_name" for column in IMAGE_COLUMNS}
@@ -37,6 +38,7 @@ class Folder:
         refusals: what keeps the folder from being read.
         faults: what is wrong, and does not.
         class_names: where the labels are names, that of each class number.
+        masks: those of `MASKS` that the set has (see `layout`).
     """
 
     path: Path
@@ -46,6 +48,7 @@ class Folder:
     refusals: list[Fault] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     class_names: tuple[str, ...] | None = None
+    masks: tuple[str, ...] = MASKS
 
     def refuse(self, file: str, kind: str, reason: str) -> None:
         self.refusals.append(Fault(shown(file), shown(reason), kind))
@@ -68,6 +71,8 @@ def read_folder(data: str | Path) -> Folder:
     rows = {split: _read_rows(folder, split) for split in SPLITS if (path / split).is_dir()}
     identifiers = _identifiers(folder, rows)
     numbers = _class_numbers(folder, rows)
+    folder.masks = _masks([row for of_split in rows.values() for _, row in of_split])
+    _refuse_masks_named_otherwise(folder, rows)
     for split, of_split in rows.items():
         folder.num_lines[split] = len(of_split)
         columns = dict.fromkeys(column for _, row in of_split for column in row)
@@ -141,13 +146,39 @@ def _once(pairs: list[tuple[str, object]]) -> dict:
     return row
 
 
+def _masks(rows: list[dict]) -> tuple[str, ...]:
+    """Return which masks a set with these lines, those of all splits, has; both where it would have none at all."""
+    anatomy, lesion = (FILE_NAME_COLUMNS[mask] for mask in MASKS)
+    has = (any(row.get(anatomy) is not None for row in rows), any(lesion in row for row in rows))
+    return tuple(mask for mask, there in zip(MASKS, has, strict=True) if there) or MASKS
+
+
+def _refuse_masks_named_otherwise(folder: Folder, rows: dict[str, list[tuple[int, dict]]]) -> None:
+    """Refuse a set that would have one mask but for a column of another name, or for files where the other mask's would be."""
+    for mask in (mask for mask in MASKS if mask not in folder.masks):
+        for split, of_split in rows.items():
+            columns = dict.fromkeys(column for _, row in of_split for column in row if column not in FILE_NAME_COLUMNS.values())
+            alike = [c for c in columns if c.endswith("file_name") and any(word in c for word in ("anatomy", "lesion", "mask"))]
+            inside = folder.path / split / FOLDERS[mask]
+            there = f"there is the column {alike[0]!r}" if alike else f"there are files in {split}/{FOLDERS[mask]}"
+            if alike or (inside.is_dir() and any(inside.iterdir())):
+                reason = (
+                    f"required column {FILE_NAME_COLUMNS[mask]!r} is missing: a set without {MASK_WORDS[mask]} lacks it, but "
+                    f"{there}. Name the files in this column, or take that away."
+                )
+                folder.refuse(f"{split}/{METADATA}", "missing column", reason)
+                break
+
+
 def _refuse_missing_columns(folder: Folder, split: str, rows: list[tuple[int, dict]]) -> None:
     """Refuse required columns that lines do not have, with one sentence for each column rather than for each line."""
-    for column in (*FILE_NAME_COLUMNS.values(), "label"):
-        lines = [line for line, row in rows if column not in row and not (_may_be_empty(column, row))]
+    needed = {FILE_NAME_COLUMNS[column]: column for column in (IMAGE_COLUMNS[0], *folder.masks)} | {"label": "label"}
+    for name, column in needed.items():
+        lines = [line for line, row in rows if name not in row and not (_may_be_empty(name, row))]
         if lines:
             where = f"line {lines[0]}" if len(lines) == 1 else f"{len(lines)} rows, first in line {lines[0]}"
-            folder.refuse(f"{split}/{METADATA}", "missing column", f"required column {column!r} is missing ({where}).")
+            also = f"; a set without {MASK_WORDS[column]} has it in no line of any split" if column in MASKS else ""
+            folder.refuse(f"{split}/{METADATA}", "missing column", f"required column {name!r} is missing ({where}){also}.")
 
 
 def _may_be_empty(column: str, row: dict) -> bool:
@@ -160,7 +191,9 @@ def _may_be_empty(column: str, row: dict) -> bool:
 def _files(folder: Folder, split: str, line: int, row: dict) -> dict[str, ImageFile | None] | None:
     """Return where the images of a line are; None where that is not said, or not allowed."""
     files: dict[str, ImageFile | None] = {}
-    for column, name_column in FILE_NAME_COLUMNS.items():
+    columns = (IMAGE_COLUMNS[0], *folder.masks)
+    for column in columns:
+        name_column = FILE_NAME_COLUMNS[column]
         name = row.get(name_column)
         if name is None and _may_be_empty(name_column, row):
             files[column] = None
@@ -172,10 +205,12 @@ def _files(folder: Folder, split: str, line: int, row: dict) -> dict[str, ImageF
             reason = f"{name_column} is {brief(name)}; a relative path inside the folder {split} is needed."
             folder.refuse(f"{split}/{METADATA}:{line}", "path outside the folder", reason)
         elif name_column in row:
-            also = ", or null where label 0 says that there is no lesion" if column == "lesion_mask" else ""
+            also = ""
+            if column == "lesion_mask":
+                also = ", or null where label 0 says that there is no lesion (a set without lesion outlines lacks the column)"
             reason = f"{name_column} is {brief(name)}; a relative path inside the folder {split} is needed{also}."
             folder.refuse(f"{split}/{METADATA}:{line}", "missing file", reason)
-    return files if len(files) == len(FILE_NAME_COLUMNS) else None
+    return files if len(files) == len(columns) else None
 
 
 def path_inside(name) -> str | None:

@@ -17,6 +17,7 @@ import torch
 from ..data.augmentation import PairAugmentation
 from ..data.cases import Cases
 from ..data.sampler import balanced_draws
+from ..macdm.joint_sample import MASKS
 from ..optimisation import Optimiser, warm_start_cosine
 from ..statistics.measures import roc_auc
 from .networks import DIAGNOSIS, SEGMENTATION, diagnosis_classifier, segmenter
@@ -203,23 +204,29 @@ def train_segmenter(
     """Train the segmenter of anatomy and lesion (Dice over the batch + cross-entropy, each mask by itself); arguments as
     `train_classifier`'s. The validation cases choose as `score_of_masks` says.
 
+    Of a set with one mask, what the segmenter puts out for the other one is not trained and means nothing.
+
     Raises:
-        ValueError: when a training case has no masks, or a training set is empty.
+        ValueError: when a training case has no masks, or other ones than another stage, or a training set is empty.
     """
     from monai.losses import DiceCELoss
 
-    for stage in stages:
-        if not stage.cases.has_masks:
-            raise ValueError("A segmenter cannot be trained with cases that have no masks.")
+    known = {stage.cases.known_masks for stage in stages}
+    if len(known) > 1 or () in known:
+        raise ValueError("A segmenter cannot be trained with cases that have no masks, or not all the same ones.")
+    masks = [place for place, mask in enumerate(MASKS) if mask in next(iter(known), ())]
     # Over the batch: a normal case has no lesion, and its own Dice would tell nothing.
     dice_ce = DiceCELoss(sigmoid=True, batch=True)
 
     def loss_of(network, samples, labels):
-        logits, masks = network(samples[:, :1]), (samples[:, 1:] > 0).float()  # [B, 2, H, W] each
-        return dice_ce(logits[:, :1], masks[:, :1]) + dice_ce(logits[:, 1:], masks[:, 1:])
+        logits, truth = network(samples[:, :1]), (samples[:, 1:] > 0).float()  # [B, 2, H, W] each
+        return sum(dice_ce(logits[:, place : place + 1], truth[:, place : place + 1]) for place in masks)
 
     def score(network):
-        return score_of_masks(predict_masks(network, validation, budget.batch_size), validation.masks.numpy())
+        predicted = predict_masks(network, validation, budget.batch_size)
+        for place in set(range(len(MASKS))).difference(masks):
+            predicted[:, place] = False  # as the cases have none there: it has no say
+        return score_of_masks(predicted, validation.masks.numpy())
 
     size = stages[0].cases.size
     width = {} if budget.width is None else {"width": budget.width}

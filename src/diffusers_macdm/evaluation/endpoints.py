@@ -75,6 +75,7 @@ class Endpoint:
             `statistics.bootstrap.patient_bootstrap`).
         upper: end of its range, which begins at 0.
         chance: what guessing gives; None where that depends.
+        mask: a mask that the cases may lack, without which there is no such number.
     """
 
     task: str
@@ -85,6 +86,7 @@ class Endpoint:
     higher_is_better: bool = True
     upper: float = 1.0
     chance: float | None = None
+    mask: str | None = None
 
 
 def _called(metric):
@@ -125,10 +127,15 @@ ENDPOINTS = (
     _mean_of("dice", "lesion_dice", primary=True, chance=0.0),
     _mean_of("hausdorff95", "lesion_hausdorff95", higher_is_better=False, upper=np.inf),
     _mean_of("false_lesion_rate", "lesion_found", higher_is_better=False),
-    _mean_of("anatomy_dice", "anatomy_dice"),
+    _mean_of("anatomy_dice", "anatomy_dice", mask="anatomy_mask"),
 )
 PRIMARY = {endpoint.task: endpoint for endpoint in ENDPOINTS if endpoint.primary}
 NAMES = {DIAGNOSIS: "Diagnosis (ROC AUC)", SEGMENTATION: "Segmentation (Dice of the lesion)"}
+
+
+def measured(tasks: Sequence[str], masks: Sequence[str]) -> list[Endpoint]:
+    """Return the endpoints of these tasks on cases with these masks."""
+    return [endpoint for endpoint in ENDPOINTS if endpoint.task in tasks and endpoint.mask in (None, *masks)]
 
 
 def statistic(endpoint: Endpoint, columns: Columns, test: TestSet) -> Callable[[np.ndarray], float]:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from ..data.cases import Cases
+from ..macdm.joint_sample import MASKS, masks_of
 from ..statistics.measures import dice_per_case
 from .networks import DIAGNOSIS, SEGMENTATION
 from .predictions import predict_masks, predict_probabilities
@@ -41,10 +42,13 @@ def dice_of_masks(network: torch.nn.Module, cases: Cases) -> DicePerMask:
     """Dice between the masks of each pair and what a network sees in its radiograph.
 
     nan for the lesion of a normal pair: a lesion seen in a normal film is the classifier's business. 0 where the label or the
-    mask says that there is something and the other one of pair and network has nothing.
+    mask says that there is something and the other one of pair and network has nothing. nan for a mask that the set lacks.
     """
-    predicted, own = predict_masks(network, cases), cases.masks.numpy()
-    anatomy, lesion = (np.nan_to_num(dice_per_case(predicted[:, mask], own[:, mask])) for mask in (0, 1))
+    predicted, own, known = predict_masks(network, cases), cases.masks.numpy(), cases.known_masks
+    anatomy, lesion = (
+        np.nan_to_num(dice_per_case(predicted[:, mask], own[:, mask])) if name in known else np.full(len(cases), np.nan)
+        for mask, name in enumerate(MASKS)
+    )
     return {"anatomy": anatomy, "lesion": np.where(cases.has_lesion.numpy(), lesion, np.nan)}
 
 
@@ -62,12 +66,13 @@ def reaches(synthetic: DicePerMask, thresholds: Mapping[str, float]) -> np.ndarr
 class MaskSampler(torch.nn.Module):
     """A pipeline's image -> masks in the form of a segmenter: `[B, 1, H, W]` in [-1, 1] to `[B, 2, H, W]`, positive inside.
 
-    Radiographs are resampled to the pipeline's size and masks back. The noise is the same for every radiograph.
+    Radiographs are resampled to the pipeline's size and masks back. The noise is the same for every radiograph. A mask that the
+    pipeline does not make (`masks` names those that it does) is NaN.
     """
 
     def __init__(self, pipe: MaCDMPipeline, num_inference_steps: int = MASK_STEPS):
         super().__init__()
-        self.unet = pipe.unet
+        self.unet, self.masks = pipe.unet, masks_of(pipe.unet.config)
         self._pipe, self._num_inference_steps = pipe, num_inference_steps
 
     def forward(self, radiographs: torch.Tensor) -> torch.Tensor:
@@ -80,7 +85,9 @@ class MaskSampler(torch.nn.Module):
             generator=generators,
             output_type="pt",
         )
-        masks = torch.cat([out.anatomy_masks, out.lesion_masks], dim=1).float()  # [B, 2, side, side] of 0 and 1
+        nothing = torch.full_like(out.images, torch.nan)
+        masks = [nothing if mask is None else mask for mask in (out.anatomy_masks, out.lesion_masks)]
+        masks = torch.cat(masks, dim=1).float()  # [B, 2, side, side] of 0 and 1
         return (masks if size == side else F.interpolate(masks, (size, size), mode="area")) - 0.5
 
 

@@ -74,13 +74,13 @@ class Judge:
 
         Args:
             held_out: real cases to compare with.
-            synthetic: pairs; without masks there is no fit.
+            synthetic: pairs; without a mask that the real ones have there is no fit.
 
         Returns:
             `realism` (see `realism.realism`) and `fit` (see `mask_fit.mask_fit`; None without masks), JSON-ready.
         """
         look, fit = realism(held_out, synthetic, self.extractor, self.seed), None
-        if synthetic.has_masks:
+        if {*synthetic.known_masks} & {*held_out.known_masks}:
             fit = mask_fit(self.network(SEGMENTATION), held_out, synthetic, self.seed, device=self.training.device)
         return {"realism": look, "fit": fit}
 

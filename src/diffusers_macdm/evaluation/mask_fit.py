@@ -7,13 +7,12 @@ import torch
 from torch import nn
 
 from ..data.cases import Cases
-from ..macdm.joint_sample import ANATOMY_MASK, CHANNELS, LESION_MASK
+from ..macdm.joint_sample import CHANNELS, LESION_MASK, MASKS
 from ..statistics.bootstrap import patient_bootstrap
 from ..statistics.measures import dice_per_case, mean_of_defined
 from .predictions import predict_masks
 
 
-MASKS = (CHANNELS[ANATOMY_MASK], CHANNELS[LESION_MASK])  # the segmenter's channels
 NUM_SHUFFLES = 5
 
 
@@ -33,20 +32,26 @@ def mask_fit(
 
     Returns:
         JSON-ready: `measures`, of each `mask`, `label` (None: all; the lesion's are those that have one), `value`, `interval`,
-        `real`, `real_interval`, `shuffled`, `shuffled_interval`, `n`. Pairs in which neither has any such mask are left out.
+        `real`, `real_interval`, `shuffled`, `shuffled_interval`, `n`. Pairs in which neither has any such mask are left out. Of
+        sets with one mask there is that one alone.
 
     Raises:
-        ValueError: when a set has no masks.
+        ValueError: when a set has no masks, or the two have none in common.
     """
+    masks = [mask for mask in held_out.known_masks if mask in synthetic.known_masks]
     for cases, kind in ((held_out, "real"), (synthetic, "synthetic")):
-        if not len(cases) or not cases.has_masks:
+        if not len(cases) or not cases.known_masks:
             raise ValueError(f"The {kind} cases have no masks: there is nothing whose fit could be measured.")
+    if not masks:
+        raise ValueError("The real and the synthetic cases have no mask in common: there is nothing to compare.")
     segmenter = segmenter.to(device).eval()
     real_seen, seen = (torch.from_numpy(predict_masks(segmenter, cases)) for cases in (held_out, synthetic))
     real_dice, dice = _dice(real_seen, held_out.masks), _dice(seen, synthetic.masks)  # [N, 2]
     shuffled = _shuffled_dice(seen, synthetic, seed)  # [N, 2]
     measures = []
     for channel, mask in enumerate(MASKS):
+        if mask not in masks:
+            continue
         is_lesion = mask == CHANNELS[LESION_MASK]
         labels = [label for label in sorted(set(synthetic.class_labels.tolist())) if label > 0 or not is_lesion]
         for label in (None, *labels):

@@ -6,13 +6,14 @@ import re
 from pathlib import Path
 
 from ..data.cases import Cases
-from ..macdm.joint_sample import NORMAL_LABEL
+from ..macdm.joint_sample import MASKS, NORMAL_LABEL
 from ..report.contact_sheet import contact_sheet
 from ..report.page import figure_source, image_source, plain, render, write_index
 from ..report.plots import curves, forest_plot, scatter
 
 
 SHEET_COLUMNS, SHEET_ROWS, SHEET_TILE = 4, 3, 128
+OUTLINED = {"anatomy_mask": "anatomy mask cyan", "lesion_mask": "lesion mask red"}
 RATIO_ARM = re.compile(r"real_plus_synthetic_([\d.]+)")
 
 
@@ -54,6 +55,7 @@ def write_page(folder: str | Path, result: dict, real: Cases, synthetic: Cases) 
         tsne=_tsne(result),
         sheets=_sheets(real, synthetic),
         label_name=label_name,
+        outlined=[OUTLINED[mask] for mask in real.known_masks if mask in synthetic.known_masks],
     )
     write_index(Path(folder), page)
 
@@ -164,6 +166,7 @@ def _sheets(real: Cases, synthetic: Cases) -> dict[str, dict]:
 def _sheet(cases: Cases) -> str:
     """Return a contact sheet as the source of an image element; no outlines where there are no masks."""
     radiographs = (cases.radiographs[:, 0] / 2 + 0.5).clamp(0, 1).numpy()  # [N, H, W] in [0, 1]
-    anatomy_masks, lesion_masks = cases.masks.numpy().swapaxes(0, 1)  # [N, H, W] each
-    layout = {"columns": SHEET_COLUMNS, "tile": SHEET_TILE, "outlines": cases.has_masks}
-    return image_source(contact_sheet(radiographs, anatomy_masks, lesion_masks, **layout))
+    masks = cases.masks.numpy().swapaxes(0, 1)  # [2, N, H, W]
+    masks = [of_kind if name in cases.known_masks else None for name, of_kind in zip(MASKS, masks, strict=True)]
+    layout = {"columns": SHEET_COLUMNS, "tile": SHEET_TILE, "outlines": bool(cases.known_masks)}
+    return image_source(contact_sheet(radiographs, *masks, **layout))

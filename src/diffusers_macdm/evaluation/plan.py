@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..data.cases import Cases
+from ..data.layout import require_masks, without_words
 from ..devices import available_device
 from ..files import check_seeds, refuse_foreign
 from ..hub.loading import load_pipeline
+from ..macdm.joint_sample import CHANNELS, LESION_MASK
 from ..provenance.weights import weights_digest
 from .arms import Arm, build_arms, ratio_name
 from .divisions import Division, divide, divide_by_site, load_real, load_synthetic, refuse_leaks
 from .downstream import LEARNING_RATES, Budget, DownstreamTraining
 from .endpoints import MIN_SEEDS
 from .features import FeatureExtractor, load_feature_extractor
-from .filters import FILTERS, NETWORK, MaskSampler
+from .filters import CLASSIFIER, FILTERS, NETWORK, MaskSampler
 from .networks import DIAGNOSIS, SEGMENTATION, TASKS
 from .settings import Settings
 
 
 EVALUATION_FILE = "evaluation.json"
+LESION = CHANNELS[LESION_MASK]
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Plan:
     """An evaluation that can be begun.
 
     Attributes:
-        settings: what was asked for.
+        settings: what was asked for, with the tasks that are measured.
         arms: ways to train, some of which may turn out to have too few pairs.
         training: how the downstream networks are trained.
         mask_sampler: image -> masks of the model that made the pairs, for the filter "network"; else None.
@@ -79,6 +82,7 @@ class Plan:
             "pretrained_classifier": settings.pretrained_classifier,
             "feature_extractor": settings.feature_extractor,
             "skip_realism": settings.skip_realism,
+            "masks": list(self.synthetic.known_masks),
             "num_resamples": settings.resamples,
             "allow_unrecorded": settings.allow_unrecorded,
             "device": self.training.device.type,
@@ -112,6 +116,11 @@ def resolve(settings: Settings) -> Plan:
 
     splits, notes = load_real(settings.real, settings.size, settings.samples_per_class)
     synthetic = load_synthetic(settings.synthetic, settings.size, splits["train"])
+    masks, of_masks = _common_masks(settings, splits["train"], synthetic, mask_sampler)
+    tasks = tuple(task for task in TASKS if task == DIAGNOSIS or LESION in masks)
+    settings = replace(settings, tasks=settings.tasks or tasks)
+    splits = {split: cases.with_masks(masks) for split, cases in splits.items()}
+    synthetic, notes = synthetic.with_masks(masks), [*notes, *of_masks]
     refuse_leaks(settings.real, splits, settings.synthetic, synthetic, settings.allow_unrecorded)
     divisions = divide(splits, synthetic, settings.folds)
     by_site, untested_sites = divide_by_site(splits, synthetic) if settings.leave_one_site_out else ([], [])
@@ -125,13 +134,42 @@ def resolve(settings: Settings) -> Plan:
     return Plan(settings, arms, training, mask_sampler, extractor, splits, synthetic, divisions, by_site, notes)
 
 
+def _common_masks(
+    settings: Settings, real: Cases, synthetic: Cases, mask_sampler: MaskSampler | None
+) -> tuple[tuple[str, ...], list[str]]:
+    """Return the masks that both sets have, and notes on the others; what needs one that a set lacks is refused if asked for.
+
+    Raises:
+        ValueError: for the segmentation, or a filter, without the masks that it needs.
+    """
+    masks = tuple(mask for mask in real.known_masks if mask in synthetic.known_masks)
+    notes = []
+    for where, cases in ((settings.real, real), (settings.synthetic, synthetic)):
+        words = without_words(cases.known_masks)
+        if words is None:
+            continue
+        notes.append(f"{where} has {words}: nothing is measured on them.")
+        if LESION not in cases.known_masks:
+            if SEGMENTATION in (settings.tasks or ()):
+                raise ValueError(
+                    f"{where} has {words}, which --tasks {SEGMENTATION} is measured on: --tasks {DIAGNOSIS} is possible."
+                )
+            if settings.tasks is None:
+                notes.append(f"The segmentation was left out: {where} has {words}.")
+    if not masks and (asked := [name for name in settings.filters if name != CLASSIFIER]):
+        raise ValueError(f"--filters {' '.join(asked)}: {settings.real} and {settings.synthetic} have no mask in common.")
+    if mask_sampler is not None:
+        require_masks(mask_sampler.masks, masks, f"{settings.model}: the training set", f"--filters {NETWORK} compares")
+    return masks, notes
+
+
 def choose_arms(settings: Settings) -> list[Arm]:
     """Return the arms that are asked for, those of the filters and what these are compared with among them.
 
     Raises:
         ValueError: for a task, filter or arm that is none or stands there twice, and for too few steps.
     """
-    _check_names("task", settings.tasks, TASKS)
+    _check_names("task", settings.tasks or (), TASKS)
     _check_names("filter", settings.filters, FILTERS)
     if (NETWORK in settings.filters) != (settings.model is not None):
         raise ValueError(

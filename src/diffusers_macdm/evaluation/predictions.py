@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ..data.cases import Cases
+from ..macdm.joint_sample import ANATOMY_MASK, CHANNELS
 from ..statistics.measures import dice_per_case, hausdorff95_per_case, mean_of_defined
 from .networks import DIAGNOSIS, SEGMENTATION
 
@@ -105,17 +106,18 @@ def measure_segmentation(trained: Trained, cases: Cases) -> dict[str, np.ndarray
 
     Returns:
         `lesion_dice` and `lesion_hausdorff95` (pixels; nan also where no lesion was found) of cases with a lesion,
-        `lesion_found` (1 where the normal case has a pixel of lesion, else 0) of normal ones, `anatomy_dice` of all;
-        float64 `[N]` each.
+        `lesion_found` (1 where the normal case has a pixel of lesion, else 0) of normal ones, `anatomy_dice` of all (nan where
+        the set has no anatomy masks); float64 `[N]` each.
     """
     predicted, truth = predict_masks(trained.network, cases), cases.masks.numpy()
+    anatomy_dice = dice_per_case(predicted[:, 0], truth[:, 0])
     with_lesion = truth[:, 1].any(axis=(1, 2))
     found = predicted[:, 1].any(axis=(1, 2)).astype(float)
     return {
         "lesion_dice": np.where(with_lesion, dice_per_case(predicted[:, 1], truth[:, 1]), np.nan),
         "lesion_hausdorff95": np.where(with_lesion, hausdorff95_per_case(predicted[:, 1], truth[:, 1]), np.nan),
         "lesion_found": np.where(with_lesion, np.nan, found),
-        "anatomy_dice": dice_per_case(predicted[:, 0], truth[:, 0]),
+        "anatomy_dice": anatomy_dice if CHANNELS[ANATOMY_MASK] in cases.known_masks else np.full(len(cases), np.nan),
     }
 
 

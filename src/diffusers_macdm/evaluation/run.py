@@ -70,7 +70,7 @@ def _evaluate(settings: Settings, show_progress: bool) -> dict:
     runs = train_and_test(out / RUNS, jobs, settings.seeds, plan.training, show_progress)
 
     result, measurements = summarise(plan, runs)
-    result["filters"] = compare_filters(kept, measurements, settings.tasks)
+    result["filters"] = compare_filters(kept, measurements, plan.settings.tasks)
     result["realism"] = result["fit"] = None
     if not settings.skip_realism:
         result |= judge.realism_and_fit(plan.held_out, plan.synthetic)

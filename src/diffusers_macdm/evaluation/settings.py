@@ -27,7 +27,7 @@ class Settings:
         downstream_steps: Optimisation steps of every training, whatever its arm.
         downstream_batch_size: Batch size of every training.
         validate_every: Steps between two looks at the validation cases, which choose the state.
-        tasks: Tasks to measure: diagnosis, segmentation, or both.
+        tasks: Tasks to measure: diagnosis, segmentation, or both; those that the sets have masks for when not given.
         ratios: Synthetic pairs for each real training case.
         arms: Arms to train, the controls among them; all when not given.
         filters: Filters of the synthetic pairs, each compared with none at ratio 1: classifier, segmenter, both (trained on
@@ -55,7 +55,7 @@ class Settings:
     downstream_steps: Annotated[int, tyro.conf.arg(metavar="N")] = 1000
     downstream_batch_size: Annotated[int, tyro.conf.arg(metavar="N")] = 32
     validate_every: Annotated[int, tyro.conf.arg(metavar="N")] = 50
-    tasks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK ...")] = ("diagnosis", "segmentation")
+    tasks: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="TASK ...")] = None
     ratios: Annotated[tuple[float, ...], tyro.conf.arg(metavar="R ...")] = (0.25, 0.5, 1.0, 2.0, 5.0)
     arms: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="ARM ...")] = None
     filters: Annotated[tuple[str, ...], tyro.conf.arg(metavar="F ...")] = ()

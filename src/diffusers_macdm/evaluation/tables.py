@@ -9,7 +9,7 @@ import numpy as np
 
 from .arms import CONTROLS, REAL_ONLY, Arm, filter_name, ratio_name
 from .divisions import Division
-from .endpoints import ENDPOINTS, PRIMARY, Measurements, TestSet, conclude
+from .endpoints import PRIMARY, Measurements, TestSet, conclude, measured
 from .plan import Plan
 
 
@@ -22,7 +22,7 @@ def summarise(plan: Plan, runs: Runs) -> tuple[dict, Measurements]:
     test = TestSet.of({division.name: division.test for division in divisions})
     columns = columns_of(runs, divisions, tasks)
     measurements = Measurements(test, columns, plan.settings.resamples)
-    endpoints = [endpoint for endpoint in ENDPOINTS if endpoint.task in tasks]
+    endpoints = measured(tasks, plan.synthetic.known_masks)
     arms = [arm for arm in plan.arms if arm.name in columns[tasks[0]]]
     results = [{"dataset": dataset, **measurements.result(endpoint, arm.name)} for endpoint in endpoints for arm in arms]
     names = [arm.name for arm in arms]
@@ -97,7 +97,7 @@ def generation_rows(result: dict, dataset: str) -> list[dict]:
     """Return the measures of all labels together as rows of `results`, for the model card."""
     measures = [
         *((row["name"], row) for row in result["realism"]["measures"]),
-        *((f"{row['mask']}_fit_dice", row) for row in result["fit"]["measures"]),
+        *((f"{row['mask']}_fit_dice", row) for row in (result["fit"] or {"measures": ()})["measures"]),
     ]
     return [
         {
@@ -171,7 +171,7 @@ def _by_site(plan: Plan, runs: Runs) -> list[dict]:
         columns = columns_of(runs, [division], plan.settings.tasks)
         test = TestSet.of({division.name: division.test})
         measurements = Measurements(test, columns, plan.settings.resamples)
-        for endpoint in ENDPOINTS:
+        for endpoint in measured(plan.settings.tasks, plan.synthetic.known_masks):
             for arm in columns.get(endpoint.task, ()):
                 site = division.name.removeprefix("site-")
                 rows.append({"site": site, **measurements.result(endpoint, arm)})

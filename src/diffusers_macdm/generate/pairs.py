@@ -15,6 +15,7 @@ from ..data.dataset import UNLABELED, PairDataset
 from ..data.loading import load_pairs
 from ..macdm import MaCDMPipeline
 from ..macdm.image_processor import mask_array
+from ..macdm.joint_sample import masks_of
 from ..macdm.joint_sample import split as split_joint_sample
 from ..macdm.refinement import refine_masks
 from ..macdm.schedulers import set_scheduler
@@ -74,15 +75,16 @@ class Pair:
 
     Attributes:
         radiograph: 8-bit grayscale.
-        anatomy_mask, lesion_mask: bool `[H, W]`, refined where that was asked for.
-        lesion_pixels_unrefined: pixels of the lesion mask before refinement.
-        lesion_inside_anatomy_unrefined: share of these that were inside the anatomy mask; None where there were none.
+        anatomy_mask, lesion_mask: bool `[H, W]`, refined where that was asked for; None of a model that makes no such mask.
+        lesion_pixels_unrefined: pixels of the lesion mask before refinement; None without one.
+        lesion_inside_anatomy_unrefined: share of these that were inside the anatomy mask; None where there were none, or one of
+            the masks is not there.
     """
 
     radiograph: PIL.Image.Image
-    anatomy_mask: np.ndarray
-    lesion_mask: np.ndarray
-    lesion_pixels_unrefined: int
+    anatomy_mask: np.ndarray | None
+    lesion_mask: np.ndarray | None
+    lesion_pixels_unrefined: int | None
     lesion_inside_anatomy_unrefined: float | None
 
 
@@ -97,12 +99,13 @@ def make_pairs(pipe: MaCDMPipeline, requests: Sequence[PairRequest], sampling: S
         requests: the pairs; either all have a case or none has.
         sampling: what they share.
     """
-    conditions = {}
+    conditions, masks = {}, masks_of(pipe.unet.config)
     has_cases = requests[0].case is not None
     if has_cases:
         cases = torch.stack([request.case for request in requests])  # [B, 3, H, W]
         radiographs, anatomy_masks, lesion_masks = split_joint_sample(cases)  # [B, H, W] each
         conditions = {"anatomy_mask": anatomy_masks, "lesion_mask": lesion_masks}
+        conditions = {mask: conditions[mask] for mask in masks}
         if requests[0].placement is not None:
             regions = torch.stack([request.placement.region for request in requests])  # [B, H, W]
             conditions = {"image": radiographs, "anatomy_mask": anatomy_masks, "mask_image": regions}
@@ -127,19 +130,21 @@ def make_pairs(pipe: MaCDMPipeline, requests: Sequence[PairRequest], sampling: S
         refine = sampling.refine_masks and not requests[0].lesion_given
     else:
         refine = sampling.refine_masks and (not has_cases or sampling.strength is not None)
-    images = zip(output.images, output.anatomy_masks, output.lesion_masks, strict=True)
+    nothing = [None] * len(requests)
+    images = zip(output.images, output.anatomy_masks or nothing, output.lesion_masks or nothing, strict=True)
     inserted = requests[0].placement is not None
     return [_pair(*triple, label, refine, inserted) for triple, label in zip(images, labels, strict=True)]
 
 
 def _pair(radiograph, anatomy_mask, lesion_mask, label: int | None, refine: bool, anatomy_given: bool = False) -> Pair:
-    anatomy_mask, lesion_mask = mask_array(anatomy_mask), mask_array(lesion_mask)
-    num_pixels = int(lesion_mask.sum())
-    inside = float((lesion_mask & anatomy_mask).sum() / num_pixels) if num_pixels else None
+    anatomy_mask, lesion_mask = (None if mask is None else mask_array(mask) for mask in (anatomy_mask, lesion_mask))
+    num_pixels = None if lesion_mask is None else int(lesion_mask.sum())
+    inside = float((lesion_mask & anatomy_mask).sum() / num_pixels) if num_pixels and anatomy_mask is not None else None
     if refine:
-        refined_anatomy, refined_lesion = refine_masks(anatomy_mask, lesion_mask, label)
+        refined_anatomy, lesion_mask = refine_masks(anatomy_mask, lesion_mask, label)
         anatomy_mask = anatomy_mask if anatomy_given else refined_anatomy
-        lesion_mask = refined_lesion & anatomy_mask
+        if anatomy_mask is not None and lesion_mask is not None:
+            lesion_mask = lesion_mask & anatomy_mask
     return Pair(radiograph, anatomy_mask, lesion_mask, num_pixels, inside)
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 
 from ..data.dataset import UNLABELED, PairDataset
-from ..data.layout import FOLDERS, OPTIONAL_COLUMNS
+from ..data.layout import FOLDERS, OPTIONAL_COLUMNS, require_masks
 from ..data.loading import load_pairs
 from ..data.sampler import shuffled
 from ..macdm import MaCDMPipeline
-from ..macdm.joint_sample import NORMAL_LABEL
+from ..macdm.joint_sample import MASKS, NORMAL_LABEL, masks_of
 from ..provenance.weights import weights_digest
 from ..seeds import pair_seed
 from .insertion import first_that_fits, place
@@ -65,8 +65,12 @@ def recorded_settings(settings: Settings, pipe: MaCDMPipeline, device: torch.dev
     """Return what `generation.json` says of the settings and of the model, with its scheduler in place.
 
     Raises:
-        ValueError: for class labels that the model does not know.
+        ValueError: for class labels that the model does not know, and for insertion by one that cannot.
     """
+    masks = masks_of(pipe.unet.config)
+    if settings.insert_into is not None:
+        why = "--insert-into needs: lesions are drawn, and laid at the same place of another anatomy"
+        require_masks(masks, MASKS, f"{settings.model}: the model's training set", why)
     networks = {name: getattr(pipe, name, None) for name in ("unet", "guidance_classifier")}
     scheduler = json.loads(pipe.scheduler.to_json_string(), parse_constant=str)  # -Infinity is not JSON
     text = lambda value: None if value is None else str(value)  # noqa: E731
@@ -82,6 +86,7 @@ def recorded_settings(settings: Settings, pipe: MaCDMPipeline, device: torch.dev
         "strength": None if settings.strength is None else float(settings.strength),
         "masks_from": text(settings.masks_from),
         **(insertion if settings.insert_into is not None else {}),
+        **({} if masks == MASKS else {"masks": list(masks)}),
         "split": settings.split,
         "guidance_scale": float(settings.guidance_scale),
         "guidance_interval": [float(level) for level in settings.guidance_interval],
@@ -122,12 +127,15 @@ def plan_pairs(recorded: dict, data: str | Path | None, split: str, size: int) -
         size: side of the model's samples in pixels.
 
     Raises:
-        FileNotFoundError, ValueError: when the data cannot be read, or have no case of a label.
+        FileNotFoundError, ValueError: when the data cannot be read, have no case of a label, or lack a mask of the model.
     """
     cases, inherited, labels, members = None, {}, recorded["class_labels"], {}
     inserts, lesion_indices = recorded.get("insert_into") is not None, []
+    masks = recorded.get("masks", list(MASKS))
     if data is not None:
-        cases = PairDataset(load_pairs(data, split), size, null_label=UNLABELED)  # -1: unlabeled cases stand for no label
+        pairs = load_pairs(data, split)
+        require_masks(pairs.masks, masks, str(data), "the model makes and which are taken from there")
+        cases = PairDataset(pairs, size, null_label=UNLABELED)  # -1: unlabeled cases stand for no label
         columns = [column for column in OPTIONAL_COLUMNS if column in cases.pairs.column_names]
         inherited = {column: list(cases.pairs[column]) for column in columns}
         members = {label: [i for i, other in enumerate(cases.labels) if label in (None, other)] for label in labels}
@@ -136,10 +144,11 @@ def plan_pairs(recorded: dict, data: str | Path | None, split: str, size: int) -
         for label in members:
             if not members[label]:
                 raise ValueError(f"{data}, split {split!r}: there is no case with label {label} to start from.")
+    folders = {column: folder for column, folder in FOLDERS.items() if column in ("image", *masks)}
     rows, case_indices = [], []
     for i in range(recorded["num_per_class"] * len(labels)):
         visit, turn = divmod(i, len(labels))
-        row = {f"{column}_file_name": f"{folder}/{image_name(i)}" for column, folder in FOLDERS.items()}
+        row = {f"{column}_file_name": f"{folder}/{image_name(i)}" for column, folder in folders.items()}
         row["label"], name = labels[turn], None
         if cases is not None:
             drawn_from = members[NORMAL_LABEL if inserts else labels[turn]]

@@ -3,7 +3,7 @@
     OUT/generation.json              every setting, the versions, the digests of the weights, and which cases trained them
                                      (`provenance`); written first
     OUT/train/metadata.jsonl         one row for each pair, with what is needed to make that pair again
-    OUT/train/{images,anatomy,lesion}/NAME.png
+    OUT/train/{images,anatomy,lesion}/NAME.png      (a mask that the model does not make has neither a folder nor a column)
     OUT/contact_sheet.png, OUT/summary.json       written last
 
 A batch counts as done when its rows stand in `metadata.jsonl`, which are written after its images.
@@ -21,6 +21,7 @@ import PIL.Image
 
 from ..data.layout import FOLDERS, GENERATION_FILE, METADATA, SUMMARY_FILE
 from ..files import LOCK_FILE, TEMPORARY_SUFFIX, new_file, read_json, write_bytes, write_json
+from ..macdm.joint_sample import MASKS
 from ..report.contact_sheet import contact_sheet, save
 from ..seeds import pair_seed
 from .pairs import Pair
@@ -29,7 +30,16 @@ from .pairs import Pair
 SETTINGS_FILE, CONTACT_SHEET_FILE = GENERATION_FILE, "contact_sheet.png"
 SPLIT = "train"  # the only one: synthetic pairs are for training, never for measuring
 CONTACT_SHEET_PAIRS = 48
-MEASURED_COLUMNS = ("lesion_pixels_unrefined", "lesion_inside_anatomy_unrefined")
+# What is measured of each pair, and the masks that it needs.
+MEASURED_COLUMNS = {
+    "lesion_pixels_unrefined": ("lesion_mask",),
+    "lesion_inside_anatomy_unrefined": ("anatomy_mask", "lesion_mask"),
+}
+
+
+def columns_of(row: Mapping) -> list[str]:
+    """Return the image columns that a row of the set has."""
+    return [column for column in FOLDERS if f"{column}_file_name" in row]
 
 
 def image_name(index: int) -> str:
@@ -139,28 +149,30 @@ class SyntheticSet:
 
     def write_batch(self, rows: Sequence[Mapping], pairs: Sequence[Pair]) -> list[dict]:
         """Write the images of a batch and then its rows; returns the rows with what was measured of the pairs."""
-        for folder in FOLDERS.values():
-            (self.folder / SPLIT / folder).mkdir(parents=True, exist_ok=True)
+        columns = columns_of(rows[0])
+        measured = [name for name, masks in MEASURED_COLUMNS.items() if {*masks} <= {*columns}]
+        for column in columns:
+            (self.folder / SPLIT / FOLDERS[column]).mkdir(parents=True, exist_ok=True)
         written = []
         for row, pair in zip(rows, pairs, strict=True):
             images = {"image": pair.radiograph}
-            for column in ("anatomy_mask", "lesion_mask"):
+            for column in columns[1:]:
                 images[column] = PIL.Image.fromarray(getattr(pair, column).astype(np.uint8) * 255)
             for column, path in self._paths(row).items():
                 with new_file(path) as temporary:
                     images[column].save(temporary, format="PNG")
-            written.append({**row, **{column: getattr(pair, column) for column in MEASURED_COLUMNS}})
+            written.append({**row, **{name: getattr(pair, name) for name in measured}})
         before = self.metadata.read_bytes() if self.metadata.exists() else b""
         write_bytes(self.metadata, before + "".join(json.dumps(row) + "\n" for row in written).encode())
         return written
 
-    def read(self, row: Mapping) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Read radiograph (uint8) and masks (bool), `[H, W]` each, of the pair of a row."""
+    def read(self, row: Mapping) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """Read radiograph (uint8) and masks (bool), `[H, W]` each, of the pair of a row; None for a mask that it has not."""
         images = {}
         for column, path in self._paths(row).items():
             with PIL.Image.open(path) as image:
                 images[column] = np.asarray(image)
-        return images["image"], images["anatomy_mask"] != 0, images["lesion_mask"] != 0
+        return images["image"], *(images[mask] != 0 if mask in images else None for mask in MASKS)
 
     def finish(self, rows: Sequence[Mapping]) -> dict:
         """Write contact sheet and summary, unless they are there, from the files of the set; returns the summary."""
@@ -185,25 +197,31 @@ class SyntheticSet:
             path.unlink()
 
     def _summary(self, rows: Sequence[Mapping]) -> dict:
+        if "lesion_pixels_unrefined" not in rows[0]:  # nothing is known of lesions where none are drawn
+            unknown = ("with_lesion_unrefined", "with_lesion", "lesion_inside_anatomy_unrefined")
+            return {"num_pairs": len(rows), **dict.fromkeys(unknown)}
         pixels = [row["lesion_pixels_unrefined"] for row in rows]
-        inside = [count * (row["lesion_inside_anatomy_unrefined"] or 0) for count, row in zip(pixels, rows, strict=True)]
+        shares = [row.get("lesion_inside_anatomy_unrefined") or 0 for row in rows]
+        inside = [count * share for count, share in zip(pixels, shares, strict=True)]
+        has_anatomy = "lesion_inside_anatomy_unrefined" in rows[0]
         return {
             "num_pairs": len(rows),
             "with_lesion_unrefined": sum(count > 0 for count in pixels) / len(rows),
             "with_lesion": int(sum(self.read(row)[2].any() for row in rows)) / len(rows),
-            "lesion_inside_anatomy_unrefined": sum(inside) / sum(pixels) if any(pixels) else None,
+            "lesion_inside_anatomy_unrefined": sum(inside) / sum(pixels) if any(pixels) and has_anatomy else None,
         }
 
     def _write_contact_sheet(self, rows: Sequence[Mapping]) -> None:
         chosen = sorted(rows[:CONTACT_SHEET_PAIRS], key=lambda row: row["label"] or 0)
-        triples = [self.read(row) for row in chosen]
+        kinds = zip(*(self.read(row) for row in chosen), strict=True)
+        images = [None if kind[0] is None else kind for kind in kinds]
         captions = [f"label {row['label']}, {Path(row['image_file_name']).stem}" for row in chosen]
         title = f"{len(chosen)} of {len(rows)} synthetic pairs"
-        sheet = contact_sheet(*zip(*triples, strict=True), captions=captions, columns=6, title=title, side_by_side=True)
+        sheet = contact_sheet(*images, captions=captions, columns=6, title=title, side_by_side=True)
         save(sheet, self.folder / CONTACT_SHEET_FILE)
 
     def _paths(self, row: Mapping) -> dict[str, Path]:
-        return {column: self.folder / SPLIT / row[f"{column}_file_name"] for column in FOLDERS}
+        return {column: self.folder / SPLIT / row[f"{column}_file_name"] for column in columns_of(row)}
 
 
 def _flat(settings: Mapping, prefix: str = "") -> dict:

@@ -12,15 +12,18 @@ part of its name at most).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from ..data.layout import FOLDERS
+from ..data.layout import FOLDERS, without_words
 from ..data.pairs import Pairs
 from ..generate.synthetic_set import CONTACT_SHEET_FILE, SETTINGS_FILE, SUMMARY_FILE
+from ..macdm.joint_sample import MASKS
 from .card_facts import (
     PIPELINE_TAG,
     audit_facts,
@@ -41,6 +44,8 @@ from .card_words import is_number, render
 from .privacy import folder_name
 
 
+MASK_NAMES = {"anatomy_mask": "anatomy mask", "lesion_mask": "lesion mask"}
+OUTLINED = {"anatomy_mask": "anatomy mask cyan", "lesion_mask": "lesion mask red"}
 PICTURE = "samples.png"  # its path in the repository
 TAGS = ["diffusers-macdm", "medical", "radiography", "image-segmentation"]
 README_METADATA = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
@@ -102,6 +107,7 @@ def model_card(
         picture=picture_of(model_dir, synthetic_dir),
         size=unet.get("sample_size"),
         num_classes=max((unet.get("num_class_embeds") or 1) - 1, 0),
+        **_mask_facts(unet.get("masks") or MASKS),
         unet=unet,
         classifier=read_object(model_dir / "guidance_classifier" / "config.json") or {},
         scheduler=read_object(model_dir / "scheduler" / "scheduler_config.json") or {},
@@ -121,6 +127,13 @@ def model_card(
     )
     check_card(card)
     return card
+
+
+def _mask_facts(known: Iterable[str]) -> dict[str, Any]:
+    """What both templates say of the masks that a model or a set knows."""
+    masks = [mask for mask in MASKS if mask in known]
+    outlined = ", ".join(OUTLINED[mask] for mask in masks)
+    return {"masks": masks, "mask_names": MASK_NAMES, "outlined": outlined, "without": without_words(masks)}
 
 
 def _model_metadata(repo_id: str, arguments: dict, eval_results: list) -> dict:
@@ -218,6 +231,7 @@ def dataset_card(set_dir: str | Path, repo_id: str, *, license: str | None = Non
         splits={split: split_facts(set_pairs) for split, set_pairs in pairs.items()},
         columns=columns,
         image_folders=FOLDERS,
+        **_mask_facts(first.masks),
     )
     check_card(card, repo_type="dataset")
     return card

@@ -45,9 +45,9 @@ RECORD_SECTIONS = ("arguments", "data", "tasks", "unet", "guidance_classifier", 
 LOCAL_ARGUMENTS = ("output_dir", "logging_dir", "cache_dir", "resume_from_checkpoint", "hub_token", "hub_model_id")
 NAME_OF_AN_ARGUMENT = re.compile(r"(?!.*(?:token|password|secret|key))[a-z][a-z0-9_]*")
 GENERATION_PARTS = ("settings", "versions", "num_pairs", "labels", "rejected_copies")  # of generation.json and summary.json
-GENERATION_SETTINGS = {field.name for field in fields(GenerateSettings)} | {"weights_sha256", "scheduler_config"}
+GENERATION_SETTINGS = {field.name for field in fields(GenerateSettings)} | {"weights_sha256", "scheduler_config", "masks"}
 VERSION = re.compile(r"[\w.+-]{1,40}")
-DATA_FACTS = ("num_cases", "cases_per_label", "num_patients", "split_sizes")
+DATA_FACTS = ("num_cases", "masks", "cases_per_label", "num_patients", "split_sizes")
 AUDIT_FILE = "audit.json"
 AUDIT_FACTS = (
     "verdict",

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from .forward_process import ForwardProcess, noise_of, prediction_of
-from .joint_sample import signal_weights
+from .joint_sample import masks_of, signal_weights
 
 
 def logits_of(output) -> torch.Tensor:
@@ -155,6 +155,8 @@ class GuidedDenoiser:
                 f"The guidance_classifier was trained with {_weighting(classifier)} and the unet with "
                 f"{_weighting(unet)} (channel weights, mask weighting): both must be fed alike."
             )
+        if scale != 0:
+            _refuse_other_masks("guidance_classifier", classifier, unet)
         scale = self.guidance.autoguidance_scale
         if scale != 1 and weak_unet is None:
             raise ValueError(
@@ -166,6 +168,8 @@ class GuidedDenoiser:
                 f"The weak_unet was trained with {_weighting(weak_unet)} and the unet with {_weighting(unet)} "
                 "(channel weights, mask weighting): their noisy samples are not the same."
             )
+        if scale != 1:
+            _refuse_other_masks("weak_unet", weak_unet, unet)
 
     def with_guidance_scale(self, scale: float) -> GuidedDenoiser:
         """Return the same denoiser with another scale of classifier guidance; itself when it has this one."""
@@ -218,6 +222,15 @@ def _predict(unet, model_input, class_labels, timesteps) -> tuple[torch.Tensor, 
     labels = {} if unet.config.num_class_embeds is None else {"class_labels": class_labels}
     output = unet(model_input.to(unet.dtype), **timesteps, **labels).sample.float()  # [B, C or 2C, H, W]
     return tuple(output.chunk(2, dim=1)) if unet.learned_variance else (output, None)
+
+
+def _refuse_other_masks(name: str, network, unet) -> None:
+    theirs, ours = masks_of(network.config), masks_of(unet.config)
+    if theirs != ours:
+        raise ValueError(
+            f"The {name} was trained with {' and '.join(theirs)} and the unet with {' and '.join(ours)} (masks in their "
+            "configurations): both must know the same."
+        )
 
 
 def _weighting(model) -> tuple:

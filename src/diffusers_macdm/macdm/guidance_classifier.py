@@ -12,7 +12,7 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, get_down_block
 from diffusers.utils import BaseOutput
 
-from .joint_sample import check_channel_weights, weigh
+from .joint_sample import MASKS, check_channel_weights, check_masks, hide_absent, weigh
 
 
 @dataclass
@@ -41,7 +41,7 @@ class GuidanceClassifier(ModelMixin, ConfigMixin):
         num_classes (`int`, defaults to 2): Number of class labels (there is no null label here).
         down_block_types, block_out_channels, layers_per_block, attention_head_dim, norm_num_groups,
         resnet_time_scale_shift, dropout: as in [`UNet2DModel`].
-        channel_weights, mask_weighting, mask_timestep, patch_size: as in [`MaCDMUNet2DModel`], to be set alike.
+        channel_weights, mask_weighting, mask_timestep, patch_size, masks: as in [`MaCDMUNet2DModel`], to be set alike.
     """
 
     _supports_gradient_checkpointing = True
@@ -63,9 +63,11 @@ class GuidanceClassifier(ModelMixin, ConfigMixin):
         mask_weighting: str = "input",
         mask_timestep: bool = True,
         patch_size: int = 1,
+        masks: tuple[str, ...] = MASKS,
     ):
         super().__init__()
         check_channel_weights(channel_weights, in_channels, mask_weighting)
+        check_masks(masks, in_channels)
         if num_classes < 2:
             raise ValueError(f"num_classes={num_classes} is too small: a classifier needs at least 2.")
         if len(down_block_types) != len(block_out_channels):
@@ -128,7 +130,7 @@ class GuidanceClassifier(ModelMixin, ConfigMixin):
         elif mask_timestep is not None:
             raise ValueError("mask_timestep was given to a classifier without one (mask_timestep=False in its config).")
 
-        sample = sample.to(self.dtype)
+        sample = hide_absent(sample.to(self.dtype), config)
         if config.mask_weighting == "input":
             sample = weigh(sample, config.channel_weights)
         hidden = self.conv_in(F.pixel_unshuffle(sample, config.patch_size))  # [B, F, H / p, W / p]

@@ -174,16 +174,16 @@ def resize_mask(mask: np.ndarray, size: int, keep_small: bool = True) -> np.ndar
 
 
 def resize_case(
-    radiograph: np.ndarray, anatomy_mask: np.ndarray, lesion_mask: np.ndarray, size: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Resample a radiograph and its two masks, `[H, W]` each, to `[size, size]`.
+    radiograph: np.ndarray, anatomy_mask: np.ndarray | None, lesion_mask: np.ndarray | None, size: int
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Resample a radiograph and its two masks, `[H, W]` each, to `[size, size]`; a mask that is None stays None.
 
     A lesion that was inside the anatomy still is: where the two thresholds disagree the lesion wins and its pixels are
     added to the anatomy. A lesion that was outside stays where it was (`macdm check` reports it).
     """
-    anatomy = resize_mask(anatomy_mask, size, keep_small=False)
-    lesion = resize_mask(lesion_mask, size)
-    if not (lesion_mask & ~anatomy_mask).any():
+    anatomy = None if anatomy_mask is None else resize_mask(anatomy_mask, size, keep_small=False)
+    lesion = None if lesion_mask is None else resize_mask(lesion_mask, size)
+    if anatomy is not None and lesion is not None and not (lesion_mask & ~anatomy_mask).any():
         anatomy = anatomy | lesion
     return resize_radiograph(radiograph, size), anatomy, lesion
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .image_processor import check_same_sizes, masks_from, radiographs_from
-from .joint_sample import ANATOMY_MASK, CHANNELS, LESION_MASK, RADIOGRAPH
+from .joint_sample import ANATOMY_MASK, CHANNELS, LESION_MASK, MASK_WORDS, MASKS, RADIOGRAPH, masks_of
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Case:
     Attributes:
         clean: `[B, 3, H, W]`, as the forward process noises it; means nothing in a channel that is not known.
         given: `[B, 1, H, W]` in [0, 1] by channel.
-        kept: Channels that keep what is given; the others are sampled.
+        kept: Channels that keep what is given, and those that the model does not know, which are background; the others are
+            sampled.
         region: bool `[B, 1, H, W]`, True where film and lesion mask are painted anew; None without insertion.
     """
 
@@ -87,25 +88,35 @@ def check_unet(unet) -> None:
         )
 
 
-def check_given(given: Mapping[int, torch.Tensor], strength: float | None, inserts: bool, mask_timestep: bool) -> None:
+def check_given(given: Mapping[int, torch.Tensor], strength: float | None, inserts: bool, config) -> None:
     """Refuse a combination of what is given that no sample can be made from.
 
     Args:
         given: by channel.
         strength: noise level that a variation starts from; None for everything else.
         inserts: whether a region is to be painted anew.
-        mask_timestep: whether the model has a timestep for the masks.
+        config: that of the denoiser: which masks it knows, and whether it has a timestep for them.
 
     Raises:
         ValueError: with what is missing or too much.
     """
-    names = [CHANNELS[channel] for channel in sorted(given)]
+    names, masks, mask_timestep = [CHANNELS[channel] for channel in sorted(given)], masks_of(config), config.mask_timestep
+    needed = " and ".join(", ".join(("image", *masks)).rsplit(", ", 1))
+    for name in MASKS:
+        if name not in masks and name in names:
+            raise ValueError(f"{name} is given to a model that was trained without {MASK_WORDS[name]}, and cannot use it.")
     if inserts:
+        if CHANNELS[LESION_MASK] not in masks:
+            raise ValueError(
+                "mask_image paints a lesion into a region, and this model was trained without lesion outlines: it cannot tell "
+                "where a lesion is."
+            )
         if strength is not None:
             raise ValueError(f"mask_image and strength={strength} do not go together: a region is painted anew from noise.")
-        if RADIOGRAPH not in given or ANATOMY_MASK not in given:
+        if RADIOGRAPH not in given or (ANATOMY_MASK not in given and CHANNELS[ANATOMY_MASK] in masks):
+            outline = " and anatomy_mask" if CHANNELS[ANATOMY_MASK] in masks else ""
             raise ValueError(
-                f"mask_image paints a region of a film anew and needs image and anatomy_mask; given: "
+                f"mask_image paints a region of a film anew and needs image{outline}; given: "
                 f"{', '.join(names) or 'none'} (the pipeline makes masks of a film given alone)."
             )
         if not mask_timestep:
@@ -113,14 +124,13 @@ def check_given(given: Mapping[int, torch.Tensor], strength: float | None, inser
     elif strength is not None:
         if not 0 < strength <= 1:
             raise ValueError(f"strength={strength} is not allowed: it is the noise level Z / T, in (0, 1].")
-        if len(given) < len(CHANNELS):
+        if len(given) <= len(masks):
             raise ValueError(
-                f"strength={strength} starts from a real case and needs image, anatomy_mask and lesion_mask; "
-                f"given: {', '.join(names) or 'none'}."
+                f"strength={strength} starts from a real case and needs {needed}; given: {', '.join(names) or 'none'}."
             )
-    elif len(given) == len(CHANNELS):
-        raise ValueError("image, anatomy_mask and lesion_mask are all given: nothing to generate without strength.")
-    elif not mask_timestep and (RADIOGRAPH in given or len(given) == 2):
+    elif len(given) > len(masks):
+        raise ValueError(f"{needed} are all given: nothing to generate without strength.")
+    elif not mask_timestep and (RADIOGRAPH in given or len(given) == len(masks)):
         raise ValueError(
             f"This model was trained without a timestep for the masks (mask_timestep=False) and cannot keep what is "
             f"given: {', '.join(names)}. Generate pairs, or use strength."

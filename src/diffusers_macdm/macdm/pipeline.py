@@ -18,7 +18,7 @@ from .forward_process import ForwardProcess
 from .guidance import Guidance, GuidedDenoiser
 from .image_processor import OUTPUT_TYPES, to_output
 from .inputs import Case, check_given, check_unet, common_batch_size, given_channels, label_tensor, region_from
-from .joint_sample import CHANNELS, LESION_MASK, RADIOGRAPH, from_signal, split, to_signal
+from .joint_sample import ANATOMY_MASK, CHANNELS, LESION_MASK, RADIOGRAPH, absent_channels, from_signal, split, to_signal
 from .refinement import refine_batch
 from .schedulers import (
     TrainedSchedule,
@@ -45,13 +45,14 @@ class MaCDMPipelineOutput(BaseOutput):
 
     Args:
         images: radiographs; list of 8-bit grayscale PIL images, array `[B, H, W, 1]` or tensor `[B, 1, H, W]` in [0, 1].
-        anatomy_masks, lesion_masks: masks in the same form, 0 or 255 as PIL image, 0 or 1 otherwise.
+        anatomy_masks, lesion_masks: masks in the same form, 0 or 255 as PIL image, 0 or 1 otherwise; `None` of a model that was
+            trained without such masks.
         class_labels: the labels that were asked for, `None` for "not known".
     """
 
     images: list[PIL.Image.Image] | np.ndarray | torch.Tensor
-    anatomy_masks: list[PIL.Image.Image] | np.ndarray | torch.Tensor
-    lesion_masks: list[PIL.Image.Image] | np.ndarray | torch.Tensor
+    anatomy_masks: list[PIL.Image.Image] | np.ndarray | torch.Tensor | None
+    lesion_masks: list[PIL.Image.Image] | np.ndarray | torch.Tensor | None
     class_labels: list[int | None]
 
 
@@ -161,6 +162,9 @@ class MaCDMPipeline(DiffusionPipeline):
           lesion is where it says;
         - one mask of the two: the missing one and the radiograph; the given mask is noised to the current level at every
           step (arXiv 2011.13456, app. I.2), since the network has one timestep for both masks.
+
+        A mask that the training set lacked (`masks` in the configuration of the unet names the others) is neither taken nor
+        made; without lesion outlines nothing can be inserted.
 
         Args:
             class_labels (`int`, list or `torch.Tensor` `[B]`, *optional*):
@@ -282,7 +286,7 @@ class MaCDMPipeline(DiffusionPipeline):
         inserts: bool = False,
     ) -> None:
         """Raise `ValueError` with the offending value and the allowed ones. `given` maps channels to what was given."""
-        check_given(given, strength, inserts, self.unet.config.mask_timestep)
+        check_given(given, strength, inserts, self.unet.config)
         check_steps(self.scheduler, num_inference_steps)
         for name, off in (("guidance_scale", 0), ("classifier_free_guidance_scale", 1)):
             scale = getattr(guidance, name)
@@ -310,14 +314,17 @@ class MaCDMPipeline(DiffusionPipeline):
         device, size = self._execution_device, self.unet.config.sample_size
         given = {c: tensor.expand(batch_size, -1, -1, -1).to(device) for c, tensor in given.items()}
         clean = torch.zeros(batch_size, len(CHANNELS), size, size, device=device)  # [B, 3, H, W]
+        absent = absent_channels(self.unet.config)
+        clean[:, list(absent)] = -1
         for channel, tensor in given.items():
             clean[:, channel] = tensor[:, 0] * 2 - 1
         if region is None:
-            return Case(to_signal(clean, self.unet.config), given, frozenset(given if strength is None else ()))
+            kept = frozenset(given if strength is None else ()).union(absent)
+            return Case(to_signal(clean, self.unet.config), given, kept)
         if LESION_MASK not in given:
             clean[:, LESION_MASK] = -1  # outside the region there is none
         region = region.expand(batch_size, -1, -1, -1).to(device)
-        return Case(to_signal(clean, self.unet.config), given, frozenset(given) - {RADIOGRAPH}, region)
+        return Case(to_signal(clean, self.unet.config), given, frozenset(given).union(absent) - {RADIOGRAPH}, region)
 
     def prepare_latents(
         self, batch_size: int, generator: torch.Generator | list[torch.Generator] | None, latents: torch.Tensor | None
@@ -370,6 +377,7 @@ class MaCDMPipeline(DiffusionPipeline):
 
     def decode(self, latents: torch.Tensor, case: Case, labels: torch.Tensor, refine_masks: bool, output_type: str) -> tuple:
         """Turn `[B, 3, H, W]` into radiographs, refined masks and labels: the fields of [`MaCDMPipelineOutput`]."""
+        latents = torch.where(case.is_kept, case.clean, latents)
         if not latents.isfinite().all():
             # Images of them would be black, and look like a result.
             raise ValueError(
@@ -377,15 +385,16 @@ class MaCDMPipeline(DiffusionPipeline):
                 "finite: use weights that are, another scheduler, float32, or less guidance."
             )
         label_list = [label if label < self.unet.num_classes else None for label in labels.tolist()]
-        latents = torch.where(case.is_kept, case.clean, latents)
+        absent = absent_channels(self.unet.config)
         if output_type == "latent":
-            return (*(latents[:, c : c + 1] for c in range(len(CHANNELS))), label_list)
+            return (*(None if c in absent else latents[:, c : c + 1] for c in range(len(CHANNELS))), label_list)
         joint_sample = from_signal(latents, self.unet.config)
-        images, anatomy_masks, lesion_masks = (channel[:, None] for channel in split(joint_sample))  # [B, 1, H, W]
+        images, *soft_masks = (channel[:, None] for channel in split(joint_sample))  # [B, 1, H, W] each
         if RADIOGRAPH in case.given and (case.image_kept or case.region is not None):
             given = case.given[RADIOGRAPH]  # to the last bit
             images = given.clone() if case.region is None else torch.where(case.region, images, given)
-        anatomy_masks, lesion_masks = (anatomy_masks >= 0.5).float(), (lesion_masks >= 0.5).float()
+        # None, not an empty mask, which would say that there is nothing.
+        masks = [None if c in absent else (soft >= 0.5).float() for c, soft in enumerate(soft_masks, start=ANATOMY_MASK)]
         if refine_masks:
-            anatomy_masks, lesion_masks = refine_batch(anatomy_masks, lesion_masks, label_list, case.kept)
-        return (*(to_output(x, output_type) for x in (images, anatomy_masks, lesion_masks)), label_list)
+            masks = refine_batch(*masks, label_list, case.kept)
+        return (*(None if x is None else to_output(x, output_type) for x in (images, *masks)), label_list)

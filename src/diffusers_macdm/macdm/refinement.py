@@ -17,22 +17,25 @@ SPECK_SHARE = 0.1
 
 
 def refine_masks(
-    anatomy_mask: np.ndarray, lesion_mask: np.ndarray, class_label: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+    anatomy_mask: np.ndarray | None, lesion_mask: np.ndarray | None, class_label: int | None = None
+) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Make a pair of masks anatomically possible: no specks, no holes, the lesion inside the anatomy, and none in a
     normal case.
 
     Args:
-        anatomy_mask, lesion_mask: bool `[H, W]`.
+        anatomy_mask, lesion_mask: bool `[H, W]`; None where the model makes no such mask, which is then no bound of the other.
         class_label: `joint_sample.NORMAL_LABEL` empties the lesion mask; None (not known) leaves it.
 
     Returns:
         The refined masks, bool `[H, W]`. Without scikit-image specks and holes stay, which is warned of.
     """
-    anatomy_mask = refine_mask(anatomy_mask)
+    if anatomy_mask is not None:
+        anatomy_mask = refine_mask(anatomy_mask)
+    if lesion_mask is None:
+        return anatomy_mask, None
     if class_label == NORMAL_LABEL:
         return anatomy_mask, np.zeros_like(lesion_mask)
-    return anatomy_mask, refine_mask(lesion_mask & anatomy_mask)
+    return anatomy_mask, refine_mask(lesion_mask if anatomy_mask is None else lesion_mask & anatomy_mask)
 
 
 def refine_mask(mask: np.ndarray) -> np.ndarray:
@@ -59,18 +62,23 @@ def refine_mask(mask: np.ndarray) -> np.ndarray:
 
 
 def refine_batch(
-    anatomy_masks: torch.Tensor, lesion_masks: torch.Tensor, class_labels: Sequence[int | None], kept: Collection[int]
-) -> tuple[torch.Tensor, torch.Tensor]:
+    anatomy_masks: torch.Tensor | None,
+    lesion_masks: torch.Tensor | None,
+    class_labels: Sequence[int | None],
+    kept: Collection[int],
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Refine the generated masks of a batch; masks that were given are kept as they are.
 
     Args:
-        anatomy_masks, lesion_masks: `[B, 1, H, W]` in {0, 1}.
+        anatomy_masks, lesion_masks: `[B, 1, H, W]` in {0, 1}; None where the model makes no such mask.
         class_labels: `[B]`, None for "not known".
         kept: channels of the joint sample that were given.
 
     Returns:
         The masks in the same form.
     """
+    if anatomy_masks is None or lesion_masks is None:
+        return _refine_alone(anatomy_masks, lesion_masks, class_labels, kept)
     pairs = []
     masks = torch.cat([anatomy_masks, lesion_masks], dim=1).cpu().bool().numpy()  # [B, 2, H, W]
     for (anatomy, lesion), label in zip(masks, class_labels, strict=True):
@@ -85,3 +93,13 @@ def refine_batch(
         pairs.append(np.stack([anatomy, lesion]))
     refined = torch.from_numpy(np.stack(pairs)).to(anatomy_masks)  # [B, 2, H, W]
     return refined[:, :1], refined[:, 1:]
+
+
+def _refine_alone(anatomy_masks, lesion_masks, class_labels, kept) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Refine the masks of a model that makes one of the two."""
+    channel, masks = (LESION_MASK, lesion_masks) if anatomy_masks is None else (ANATOMY_MASK, anatomy_masks)
+    if masks is not None and channel not in kept:
+        pairs = [(None, mask) if channel == LESION_MASK else (mask, None) for mask in masks[:, 0].cpu().bool().numpy()]
+        refined = [refine_masks(*pair, label) for pair, label in zip(pairs, class_labels, strict=True)]
+        masks = torch.from_numpy(np.stack([pair[channel - ANATOMY_MASK] for pair in refined])[:, None]).to(masks)
+    return (masks, None) if channel == ANATOMY_MASK else (None, masks)

@@ -14,13 +14,24 @@ import torch.nn.functional as F
 from .draws import Draws, SampleDraws
 from .forward_process import TASKS, ForwardProcess, draw_timesteps
 from .guidance import logits_of
-from .joint_sample import ANATOMY_MASK, LESION_MASK, RADIOGRAPH, signal_weights, to_signal
+from .joint_sample import (
+    ANATOMY_MASK,
+    CHANNELS,
+    LESION_MASK,
+    RADIOGRAPH,
+    known_channels,
+    masks_of,
+    signal_weights,
+    to_signal,
+)
 from .loss import Features, HybridLoss, LossTerms
 
 
 @dataclass(frozen=True)
 class DenoisingLoss:
     """Loss of the denoiser: draw task, timesteps, regions, noise and label dropout (in this order), call it, compare.
+
+    The channel of a mask that the denoiser does not know is given clean, as background, and carries no loss.
 
     Attributes:
         loss: The loss that compares the output with the truth.
@@ -42,6 +53,18 @@ class DenoisingLoss:
     features: Features | None = None
     timestep_probabilities: torch.Tensor | None = None
 
+    def __post_init__(self):
+        """Refuse insertion where no region could be laid around the lesions: "this label, in this region" would be wrong."""
+        if self._may_insert and CHANNELS[LESION_MASK] not in masks_of(self.config):
+            raise ValueError(
+                f"task_probabilities={tuple(self.task_probabilities)} are not allowed: insertion is learned around lesions, "
+                "and this denoiser knows no lesion outlines; its share must be 0."
+            )
+
+    @property
+    def _may_insert(self) -> bool:
+        return sum(self.task_probabilities[TASKS.index("insertion") :]) > 0
+
     def __call__(self, unet, batch: dict[str, torch.Tensor], draws: Draws | None = None) -> tuple[LossTerms, torch.Tensor]:
         """
         Args:
@@ -62,9 +85,9 @@ class DenoisingLoss:
             draws=draws,
         )
         image_given = ~noised[:, RADIOGRAPH]
-        may_insert = sum(self.task_probabilities[TASKS.index("insertion") :]) > 0
+        noised = noised & known_mask(self.config, clean.device)
         # Of samples with numbers of their own, none draws more or fewer of them because another one is inserted.
-        if may_insert and (isinstance(draws, SampleDraws) or inserted.any()):
+        if self._may_insert and (isinstance(draws, SampleDraws) or inserted.any()):
             regions = insertion_regions(batch["joint_sample"], draws) | ~inserted[:, None, None]  # [B, H, W]
             noised = noised[:, :, None, None] & regions[:, None]  # [B, 3, H, W]
         sample = self.process.sample(clean, timesteps, noised, draws.normal(clean))
@@ -186,32 +209,46 @@ class ClassificationLoss:
             draws=draws,
         )
         level = timesteps.amax(dim=1)  # [B]
+        known = known_mask(self.config, clean.device)  # [3]
+        noised = noised & known
         dropped = torch.zeros_like(level, dtype=torch.bool)
         if self.mask_dropout:  # without it nothing more is drawn: the trainings of before keep their random numbers
             # Masks that are given as well: guidance with given masks can only act on the radiograph.
             dropped = draws.uniform() < self.mask_dropout
             level = torch.where(dropped, timesteps[:, RADIOGRAPH], level)
-            clean, timesteps, noised = without_masks(clean, timesteps, noised, dropped, self.process.num_timesteps)
+            clean, timesteps, noised = without_masks(clean, timesteps, noised, dropped, self.process.num_timesteps, known)
         noisy = self.process.sample(clean, timesteps, noised, draws.normal(clean)).noisy
         output = classifier(noisy, timesteps[:, RADIOGRAPH], mask_timestep=timesteps[:, ANATOMY_MASK])
         logits = logits_of(output)  # [B, K]
 
         labels = batch["class_label"]
-        known = labels < self.config.num_classes
-        labels = labels.where(known, 0)
+        has_label = labels < self.config.num_classes
+        labels = labels.where(has_label, 0)
         cross_entropy = F.cross_entropy(logits.float(), labels, reduction="none")  # [B]
         correct = (logits.argmax(dim=1) == labels).float()
         return ClassificationTerms(
-            total=(cross_entropy * known).sum() / known.sum().clamp(min=1),
-            cross_entropy=cross_entropy.detach().masked_fill(~known, torch.nan),
-            accuracy=correct.masked_fill(~known, torch.nan),
+            total=(cross_entropy * has_label).sum() / has_label.sum().clamp(min=1),
+            cross_entropy=cross_entropy.detach().masked_fill(~has_label, torch.nan),
+            accuracy=correct.masked_fill(~has_label, torch.nan),
             level=level,
             masks_dropped=dropped,
         )
 
 
+def known_mask(config, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Return which channels of the joint sample a network knows, bool `[3]`."""
+    known = torch.zeros(len(CHANNELS), dtype=torch.bool)
+    known[list(known_channels(config))] = True
+    return known.to(device)
+
+
 def without_masks(
-    clean: torch.Tensor, timesteps: torch.Tensor, noised: torch.Tensor, dropped: torch.Tensor, num_timesteps: int
+    clean: torch.Tensor,
+    timesteps: torch.Tensor,
+    noised: torch.Tensor,
+    dropped: torch.Tensor,
+    num_timesteps: int,
+    known: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Make the masks of the `dropped` samples pure noise: nothing of them is left to be noised, at the timestep T - 1.
 
@@ -223,10 +260,13 @@ def without_masks(
         noised: bool `[B, 3]`.
         dropped: bool `[B]`.
         num_timesteps: T.
+        known: bool `[3]`, see `known_mask`; of the other channels the timestep alone changes, which all masks have in common.
 
     Returns:
         The first three as `ForwardProcess.sample` takes them; other samples and the radiographs are as they were.
     """
     hidden = dropped[:, None].repeat(1, clean.shape[1])  # [B, 3]
     hidden[:, RADIOGRAPH] = False
-    return clean.masked_fill(hidden[:, :, None, None], 0), timesteps.masked_fill(hidden, num_timesteps - 1), noised | hidden
+    timesteps = timesteps.masked_fill(hidden, num_timesteps - 1)
+    hidden = hidden & known
+    return clean.masked_fill(hidden[:, :, None, None], 0), timesteps, noised | hidden

@@ -11,7 +11,7 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.unets.unet_2d import UNet2DOutput
 
 from .forward_process import ForwardProcess
-from .joint_sample import check_channel_weights, weigh
+from .joint_sample import MASKS, check_channel_weights, check_masks, hide_absent, weigh
 
 
 class MaCDMUNet2DModel(UNet2DModel):
@@ -64,6 +64,9 @@ class MaCDMUNet2DModel(UNet2DModel):
         beta_schedule (`str`, defaults to `"linear"`):
             Noise schedule of diffusers' `DDPMScheduler` that `sigma_t` is computed by, with `num_train_timesteps` (1000 where
             that is `None`); read with `film_noise` alone.
+        masks (`tuple[str, ...]`, defaults to `("anatomy_mask", "lesion_mask")`):
+            Masks that the training set had. Of a set with one mask, the channel of the other one is background here whatever
+            is fed there, carries no loss, and is not put out by the pipeline.
         time_proj_dim (`int`, *optional*):
             Width of the sinusoidal embedding of the timestep; `None` is `block_out_channels[0]`. Converted weights of
             guided-diffusion need these two (`conversion`).
@@ -111,10 +114,12 @@ class MaCDMUNet2DModel(UNet2DModel):
         detail_channels: int = 0,
         film_noise: float = 0.0,
         beta_schedule: str = "linear",
+        masks: tuple[str, ...] = MASKS,
     ):
         if not isinstance(sample_size, int):
             raise ValueError(f"sample_size={sample_size!r} is not supported: one whole number, joint samples are square.")
         check_channel_weights(channel_weights, in_channels, mask_weighting)
+        check_masks(masks, in_channels)
         if out_channels not in (in_channels, 2 * in_channels):
             raise ValueError(
                 f"out_channels={out_channels} does not fit in_channels={in_channels}: allowed are {in_channels} (noise) "
@@ -274,7 +279,7 @@ class MaCDMUNet2DModel(UNet2DModel):
         if augmentation_labels is not None:
             conditions = conditions + self.augmentation_embedding(augmentation_labels.to(self.dtype))
 
-        noisy = sample
+        noisy = sample = hide_absent(sample, config)
         if config.mask_weighting == "input":
             sample = weigh(sample, config.channel_weights)
         patches = F.pixel_unshuffle(sample, config.patch_size)  # [B, C p^2, H / p, W / p]

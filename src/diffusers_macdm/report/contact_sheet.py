@@ -38,13 +38,14 @@ def contact_sheet(
     outlines: bool = True,
     side_by_side: bool = False,
 ) -> Image.Image:
-    """Lay out radiographs row by row, with thin outlines of their masks (anatomy cyan, lesion red).
+    """Lay out radiographs row by row, with thin outlines of their masks (anatomy cyan, lesion red); the legend names those that
+    there are.
 
     Args:
         radiographs: N radiographs: array `[N, H, W]` or `[N, H, W, 1]` (uint8, uint16, or floating point in [0, 1]), or a
             list of PIL images (8- or 16-bit grayscale) or arrays `[H, W]`. They may differ in size; one that is not
             square is padded.
-        anatomy_masks, lesion_masks: N masks in the same forms, 0 / non-zero.
+        anatomy_masks, lesion_masks: N masks in the same forms, 0 / non-zero; None where the set has no such mask.
         captions: N short texts, each set below its tile and cut to its width.
         columns: tiles in a row; fewer where there are fewer radiographs.
         tile: side of a displayed radiograph in pixels. The resampling is bicubic, as on a viewing station: with pixels
@@ -60,7 +61,7 @@ def contact_sheet(
         ValueError: when the numbers or sizes do not agree, naming the offending value.
     """
     block = _block(radiographs, anatomy_masks, lesion_masks, captions, columns, tile, outlines, side_by_side)
-    return _sheet([block], [None], title, legend=outlines or side_by_side)
+    return _sheet([block], [None], title, _legend((anatomy_masks, lesion_masks), outlines or side_by_side))
 
 
 def side_by_side_sheet(
@@ -86,7 +87,8 @@ def side_by_side_sheet(
         _block(*pairs, texts, columns, tile, outlines, side_by_side)
         for pairs, texts in zip((real, synthetic), captions, strict=True)
     ]
-    return _sheet(blocks, headings, title, legend=outlines or side_by_side)
+    masks = [real[place] if real[place] is not None else synthetic[place] for place in (1, 2)]
+    return _sheet(blocks, headings, title, _legend(masks, outlines or side_by_side))
 
 
 def match_sheet(
@@ -128,12 +130,14 @@ def match_sheet(
     return sheet
 
 
-def outlined(radiograph: np.ndarray, anatomy_mask: np.ndarray, lesion_mask: np.ndarray, tile: int) -> np.ndarray:
-    """One radiograph `[H, W]` in [0, 1] with the outlines of its masks (bool `[H, W]`): uint8 `[tile, tile, 3]`."""
+def outlined(radiograph: np.ndarray, anatomy_mask: np.ndarray | None, lesion_mask: np.ndarray | None, tile: int) -> np.ndarray:
+    """One radiograph `[H, W]` in [0, 1] with the outlines of its masks (bool `[H, W]`, or None): uint8 `[tile, tile, 3]`."""
     image = _plain(radiograph, tile)
-    line = outline(anatomy_mask, tile)
-    image[line] = np.rint((1 - ANATOMY_OPACITY) * image[line] + ANATOMY_OPACITY * np.array(ANATOMY_COLOR))
-    image[outline(lesion_mask, tile)] = LESION_COLOR  # on top
+    if anatomy_mask is not None:
+        line = outline(anatomy_mask, tile)
+        image[line] = np.rint((1 - ANATOMY_OPACITY) * image[line] + ANATOMY_OPACITY * np.array(ANATOMY_COLOR))
+    if lesion_mask is not None:
+        image[outline(lesion_mask, tile)] = LESION_COLOR  # on top
     return image
 
 
@@ -188,7 +192,18 @@ def _block(radiographs, anatomy_masks, lesion_masks, captions, columns, tile, ou
     return block
 
 
-def _sheet(blocks: list[Image.Image], headings: Iterable[str | None], title: str | None, legend: bool) -> Image.Image:
+def _legend(masks: Sequence, outlines: bool) -> list[tuple[str, tuple[int, int, int]]]:
+    """Return name and colour of the masks (anatomy, lesion) that are outlined."""
+    known = (("anatomy mask", ANATOMY_COLOR), ("lesion mask", LESION_COLOR))
+    return [entry for entry, of_kind in zip(known, masks, strict=True) if outlines and of_kind is not None]
+
+
+def _sheet(
+    blocks: list[Image.Image],
+    headings: Iterable[str | None],
+    title: str | None,
+    legend: Sequence[tuple[str, tuple[int, int, int]]],
+) -> Image.Image:
     """Blocks beside each other, below their headings, below title and legend."""
     title_font, heading_font, legend_font = _font(18), _font(15), _font(12)
     headings = list(headings)
@@ -205,7 +220,7 @@ def _sheet(blocks: list[Image.Image], headings: Iterable[str | None], title: str
         draw.text((MARGIN, MARGIN), _cut(title, title_font, inner_width), TEXT_COLOR, title_font)
     if legend:
         left, middle = MARGIN, MARGIN + title_height + _line_height(legend_font) // 2
-        for name, color in (("anatomy mask", ANATOMY_COLOR), ("lesion mask", LESION_COLOR)):
+        for name, color in legend:
             draw.line((left, middle, left + 16, middle), color, width=2)
             draw.text((left + 22, MARGIN + title_height), name, CAPTION_COLOR, legend_font)
             left += 22 + int(legend_font.getlength(name)) + 18
@@ -218,10 +233,13 @@ def _sheet(blocks: list[Image.Image], headings: Iterable[str | None], title: str
     return sheet
 
 
-def _triples(radiographs, anatomy_masks, lesion_masks) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Radiographs in [0, 1] float32 and bool masks, `[H, W]` each."""
+def _triples(radiographs, anatomy_masks, lesion_masks) -> list[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]]:
+    """Radiographs in [0, 1] float32 and bool masks, `[H, W]` each; None for the masks of a kind that there is not."""
     given = {"radiographs": radiographs, "anatomy_masks": anatomy_masks, "lesion_masks": lesion_masks}
-    counts = {name: len(values) for name, values in given.items()}
+    counts = {name: len(values) for name, values in given.items() if values is not None}
+    anatomy_masks, lesion_masks = (
+        [None] * len(radiographs) if masks is None else masks for masks in (anatomy_masks, lesion_masks)
+    )
     if len(set(counts.values())) > 1 or not len(radiographs):
         raise ValueError(
             f"A contact sheet needs as many masks as radiographs, and one at least; there are "
@@ -230,12 +248,16 @@ def _triples(radiographs, anatomy_masks, lesion_masks) -> list[tuple[np.ndarray,
     triples = []
     for i, (radiograph, *masks) in enumerate(zip(radiographs, anatomy_masks, lesion_masks, strict=True)):
         radiograph = _radiograph(radiograph)
-        masks = [mask_array(mask) if isinstance(mask, Image.Image) else _flat(mask) != 0 for mask in masks]
+        masks = [None if mask is None else _mask(mask) for mask in masks]
         for name, mask in zip(("anatomy mask", "lesion mask"), masks, strict=True):
-            if mask.shape != radiograph.shape:
+            if mask is not None and mask.shape != radiograph.shape:
                 raise ValueError(f"The {name} {i} has shape {mask.shape}, its radiograph {radiograph.shape}.")
         triples.append((radiograph, *masks))
     return triples
+
+
+def _mask(value) -> np.ndarray:
+    return mask_array(value) if isinstance(value, Image.Image) else _flat(value) != 0
 
 
 def _radiograph(value) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 from ..audit.radiographs import Radiographs, load_radiographs, trained_on
 from ..comparison.settings import TrainingBudget
 from ..data.cases import Cases
+from ..data.layout import require_masks
 from ..devices import available_device
 from ..evaluation.divisions import load_real
 from ..evaluation.downstream import LEARNING_RATES, Budget, DownstreamTraining
@@ -18,7 +19,7 @@ from ..evaluation.networks import DIAGNOSIS, SEGMENTATION, TASKS
 from ..files import check_seeds, refuse_foreign
 from ..hub.loading import load_pipeline
 from ..macdm import MaCDMPipeline
-from ..macdm.joint_sample import CHANNELS, check_channel_weights
+from ..macdm.joint_sample import CHANNELS, MASKS, check_channel_weights, masks_of
 from ..provenance.guard import refuse_contaminated
 from ..provenance.weights import weights_digest
 from .grid import PARAMETERS, RETRAINING, SAMPLING, parse_grid
@@ -128,6 +129,9 @@ def resolve(settings: Settings) -> Plan:
         extractor = load_feature_extractor(settings.feature_extractor, device=device)
 
     splits, notes = load_real(settings.real, pipe.unet.config.sample_size, settings.samples_per_class)
+    why = "the measures of a sweep need"
+    require_masks(splits["train"].known_masks, MASKS, str(settings.real), why)
+    require_masks(masks_of(pipe.unet.config), MASKS, f"{settings.model}: the model's training set", why)
     if "validation" not in splits:
         raise ValueError(
             f"{settings.real}: there is no split 'validation', and cases are needed that no network was trained with."

@@ -181,6 +181,7 @@ OPTIONS = {  # what a configuration calls it -> the options that decide it
     "beta_schedule": "--ddpm_beta_schedule",
     "variance_type": "--learned_variance",
     "clip_sample_range": "--channel_weights",
+    "masks": "the masks of the data",
 }
 
 

@@ -27,12 +27,12 @@ from ..data.dataset import PairDataset
 from ..files import new_folder, write_json
 from ..macdm import GuidanceClassifier, MaCDMUNet2DModel
 from ..macdm.forward_process import TASKS, ForwardProcess
-from ..macdm.joint_sample import ANATOMY_MASK, RADIOGRAPH, to_signal
-from ..macdm.training_losses import ClassificationLoss, without_masks
+from ..macdm.joint_sample import ANATOMY_MASK, MASKS, RADIOGRAPH, masks_of, to_signal
+from ..macdm.training_losses import ClassificationLoss, known_mask, without_masks
 from ..seeds import derived_seed
 from .averages import by_quartile
 from .checkpoints import append_line, check_fits, prepare_output, truncate_log
-from .data import describe_data, earlier_trainings, load_split, load_training_data
+from .data import describe_data, earlier_trainings, load_split, load_training_data, log_masks, task_probabilities
 from .loop import parse_settings, run_script, running, train
 from .networks import build_classifier, check_same_process, timestep_probabilities, training_scheduler
 from .processes import end_training, on_main
@@ -64,7 +64,7 @@ def noise_levels(settings: ClassifierSettings, process: ForwardProcess) -> torch
 def classification_loss(settings: ClassifierSettings, process: ForwardProcess, config, accelerator: Accelerator | None = None):
     """`loss(classifier, batch, draws)` -> loss and values to log, as `Trainer` takes it."""
     loss = ClassificationLoss(
-        process, config, tuple(settings.task_probabilities), settings.mask_dropout, noise_levels(settings, process)
+        process, config, task_probabilities(settings, masks_of(config)), settings.mask_dropout, noise_levels(settings, process)
     )
 
     def with_values(classifier, batch, draws=None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -174,9 +174,11 @@ class Validation:
     def _classify(self, classifier, clean: torch.Tensor, noise: torch.Tensor, timestep: int, view: str) -> torch.Tensor:
         """Logits `[B, K]`, float32 on the CPU."""
         timesteps = torch.full(clean.shape[:2], timestep, device=clean.device)  # [B, 3]
-        noised = torch.ones_like(timesteps, dtype=torch.bool)  # [B, 3]
+        known = known_mask(classifier.config, clean.device)  # [3]
+        noised = known.expand_as(timesteps)  # [B, 3]
         if view == FILM_ALONE:
-            clean, timesteps, noised = without_masks(clean, timesteps, noised, noised[:, 0], self.process.num_timesteps)
+            every = torch.ones_like(noised[:, 0])  # [B]
+            clean, timesteps, noised = without_masks(clean, timesteps, noised, every, self.process.num_timesteps, known)
         noisy = self.process.sample(clean, timesteps, noised, noise).noisy
         output = classifier(noisy, timesteps[:, RADIOGRAPH], mask_timestep=timesteps[:, ANATOMY_MASK])
         return output.logits.float().cpu()
@@ -235,9 +237,9 @@ def check_against_pipeline(settings: ClassifierSettings, classifier: GuidanceCla
     if not (output_dir / "model_index.json").is_file():
         return
     theirs = MaCDMUNet2DModel.load_config(output_dir / "unet")
-    for name in ("sample_size", "channel_weights", "mask_weighting"):
-        their, our = theirs[name], classifier.config[name]
-        if (list(our) if name == "channel_weights" else our) != their:
+    for name in ("sample_size", "channel_weights", "mask_weighting", "masks"):
+        their, our = theirs.get(name, list(MASKS)), classifier.config[name]  # masks: of a model of an earlier version
+        if (list(our) if isinstance(our, tuple) else our) != their:
             raise ValueError(
                 f"The denoiser in {output_dir} was trained with {name}={their}, this run has {our}: both must be fed alike."
             )
@@ -264,13 +266,13 @@ def resolve(settings: ClassifierSettings) -> dict[str, Any]:
     dataset = load_training_data(settings)
     validation = load_validation(settings, dataset)
     set_seed(settings.seed)
-    classifier = build_classifier(settings, dataset.num_classes)
+    classifier = build_classifier(settings, dataset.num_classes, dataset.masks)
     check_against_pipeline(settings, classifier)
     configuration = record(
         settings,
         data=describe_data(dataset),
         earlier_trainings=earlier_trainings(settings, dataset),
-        tasks=dict(zip(TASKS, settings.task_probabilities, strict=False)),  # the last may be left out
+        tasks=dict(zip(TASKS, task_probabilities(settings, dataset.masks), strict=False)),  # the last may be left out
         guidance_classifier={**classifier.config, "num_parameters": classifier.num_parameters()},
         scheduler=dict(training_scheduler(settings).config),
     )
@@ -309,6 +311,7 @@ def run(settings: ClassifierSettings, resolved: dict[str, Any], accelerator: Acc
         on_main(accelerator, truncate_log, output_dir / VALIDATION_LOG, trainer.step)
     on_main(accelerator, begin_record, output_dir / RECORD, content, finished)
     counts = configuration["data"]["cases_per_label"]
+    log_masks(settings, dataset.masks)
     millions = classifier.num_parameters() / 1e6
     logger.info(f"{len(dataset)} cases {counts}, {millions:.2f} M parameters, on {accelerator.device}.")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,16 @@ import numpy as np
 from ..data.augmentation import AUGMENTATION_DIM, PairAugmentation
 from ..data.dataset import UNLABELED, PairDataset
 from ..data.labels import gap
+from ..data.layout import without_words
 from ..data.loading import HUB, load_pairs
 from ..data.pairs import Pairs
+from ..macdm.joint_sample import CHANNELS, LESION_MASK
 from ..progress import Progress
 from ..provenance import records as provenance
 from .settings import TrainingSettings
+
+
+logger = logging.getLogger("macdm.training")
 
 
 def data_of(settings: TrainingSettings) -> str:
@@ -81,6 +88,7 @@ def describe_data(dataset: PairDataset) -> dict[str, Any]:
     return {
         **names,
         "num_cases": len(dataset),
+        "masks": list(dataset.masks),
         "cases_per_label": dict(zip(known, counts.tolist(), strict=True)),
         "num_patients": len(patients) or None,
         # Of the whole set: what was held back, and what --samples_per_class left out.
@@ -98,6 +106,24 @@ def earlier_trainings(settings: TrainingSettings, dataset: PairDataset) -> list[
     if getattr(settings, "pretrained_unet", None):
         trainings += provenance.trainings_of_weights(settings.pretrained_unet, "unet")
     return [None if training is None else training.to_dict() for training in trainings]
+
+
+def task_probabilities(settings: TrainingSettings, masks: Sequence[str]) -> tuple[float, ...]:
+    """The shares of the tasks for a set with these masks: without lesion outlines the share of insertion practises pairs."""
+    shares = tuple(settings.task_probabilities)
+    pairs, masks_to_image, image_to_masks, *insertion = shares
+    if CHANNELS[LESION_MASK] in masks or not sum(insertion):
+        return shares
+    return (pairs + sum(insertion), masks_to_image, image_to_masks)
+
+
+def log_masks(settings: TrainingSettings, masks: Sequence[str]) -> None:
+    """Say of a set with one mask that it is trained as such, and what becomes of the share of insertion."""
+    words = without_words(masks)
+    if words is None:
+        return
+    moved = "" if CHANNELS[LESION_MASK] in masks else "; nothing is inserted without them, the share of that practises pairs"
+    logger.info(f"The data have {words}: the networks learn the radiograph and the other mask{moved}.")
 
 
 def augmentation_dim(dataset: PairDataset) -> int:

@@ -22,13 +22,20 @@ from accelerate.utils import broadcast_object_list, set_seed
 from ..files import new_folder, replace_file, replace_folder, scratch_folder, write_json
 from ..macdm import GuidanceClassifier, MaCDMPipeline, MaCDMUNet2DModel
 from ..macdm.forward_process import TASKS, ForwardProcess
-from ..macdm.joint_sample import CHANNELS
+from ..macdm.joint_sample import CHANNELS, masks_of
 from ..macdm.training_losses import DenoisingLoss
 from ..report.contact_sheet import contact_sheet, save
 from . import copy_watch
 from .averages import by_quartile
 from .checkpoints import append_line, check_fits, prepare_output, truncate_log
-from .data import augmentation_dim, describe_data, earlier_trainings, load_training_data
+from .data import (
+    augmentation_dim,
+    describe_data,
+    earlier_trainings,
+    load_training_data,
+    log_masks,
+    task_probabilities,
+)
 from .formulations import hybrid_loss
 from .loop import parse_settings, run_script, running, train
 from .networks import build_unet, find_classifier, timestep_probabilities, training_scheduler
@@ -59,7 +66,7 @@ def denoising_loss(settings: DenoiserSettings, process: ForwardProcess, config, 
         hybrid_loss(settings),
         process,
         config,
-        tuple(settings.task_probabilities),
+        task_probabilities(settings, masks_of(config)),
         settings.class_dropout,
         settings.class_dropout_image_to_masks,
         features,
@@ -110,8 +117,7 @@ def draw_samples(settings, accelerator, pipeline: MaCDMPipeline, num_classes: in
     pipeline.unet.train(training)
     sheet = contact_sheet(
         np.rint(output.images[..., 0] * 255).astype(np.uint8),
-        output.anatomy_masks[..., 0] > 0,
-        output.lesion_masks[..., 0] > 0,
+        *(None if masks is None else masks[..., 0] > 0 for masks in (output.anatomy_masks, output.lesion_masks)),
         captions=[f"label {label}" for label in labels],
         side_by_side=True,
     )
@@ -141,15 +147,15 @@ def resolve(settings: DenoiserSettings) -> dict[str, Any]:
     dataset = load_training_data(settings)
     validation = copy_watch.load_validation(settings, dataset)
     set_seed(settings.seed)
-    unet = build_unet(settings, dataset.num_classes, augmentation_dim(dataset))
-    classifier = find_classifier(settings, dataset.num_classes)
+    unet = build_unet(settings, dataset.num_classes, augmentation_dim(dataset), dataset.masks)
+    classifier = find_classifier(settings, dataset.num_classes, dataset.masks)
     hybrid_loss(settings)
     scheduler = training_scheduler(settings, settings.prediction_type, settings.learned_variance)
     configuration = record(
         settings,
         data=describe_data(dataset),
         earlier_trainings=earlier_trainings(settings, dataset),
-        tasks=dict(zip(TASKS, settings.task_probabilities, strict=False)),  # the last may be left out
+        tasks=dict(zip(TASKS, task_probabilities(settings, dataset.masks), strict=False)),  # the last may be left out
         unet={**unet.config, "num_parameters": unet.num_parameters()},
         guidance_classifier=None if classifier is None else dict(classifier.config),
         scheduler=dict(scheduler.config),
@@ -304,7 +310,7 @@ def run(settings: DenoiserSettings, resolved: dict[str, Any], accelerator: Accel
     if resume is not None:
         check_fits(resume, settings, unet.config, configuration["scheduler"], record_before(NETWORK, resume))
     # Again, now that nobody else writes here: its training may have ended since.
-    classifier = find_classifier(settings, dataset.num_classes)
+    classifier = find_classifier(settings, dataset.num_classes, dataset.masks)
     configuration = {**configuration, "guidance_classifier": None if classifier is None else dict(classifier.config)}
     watch = watch_for(settings, accelerator, {**resolved, "classifier": classifier})
     features = None
@@ -324,6 +330,7 @@ def run(settings: DenoiserSettings, resolved: dict[str, Any], accelerator: Accel
     on_main(accelerator, watch.take_up, trainer.step, resume)
     on_main(accelerator, begin_record, output_dir / RECORD, content, finished)
     counts = configuration["data"]["cases_per_label"]
+    log_masks(settings, dataset.masks)
     logger.info(f"{len(dataset)} cases {counts}, {unet.num_parameters() / 1e6:.2f} M parameters, on {accelerator.device}.")
 
     def write(checkpoint: Path) -> None:

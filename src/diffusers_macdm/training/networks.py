@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..conversion.guided_diffusion import load_guided_diffusion, without_class_l
 from ..conversion.plain_unet import from_plain, from_unet2d
 from ..macdm import GuidanceClassifier, MaCDMUNet2DModel
 from ..macdm.forward_process import ForwardProcess, lognormal_timesteps
-from ..macdm.joint_sample import CHANNELS
+from ..macdm.joint_sample import CHANNELS, MASKS, masks_of
 from .formulations import largest_film_noise
 from .settings import ClassifierSettings, DenoiserSettings, TrainingSettings
 
@@ -23,8 +24,8 @@ from .settings import ClassifierSettings, DenoiserSettings, TrainingSettings
 logger = logging.getLogger("macdm.training")
 
 
-def network_arguments(settings: TrainingSettings) -> dict[str, Any]:
-    """What the denoiser and the classifier are built alike with."""
+def network_arguments(settings: TrainingSettings, masks: Sequence[str] = MASKS) -> dict[str, Any]:
+    """What the denoiser and the classifier are built alike with, for a set with these masks."""
     levels = len(settings.block_out_channels)
     has_attention = [level >= levels - settings.attention_levels for level in range(levels)]
     return {
@@ -39,6 +40,7 @@ def network_arguments(settings: TrainingSettings) -> dict[str, Any]:
         "channel_weights": tuple(settings.channel_weights),
         "mask_weighting": settings.mask_weighting,
         "mask_timestep": True,
+        "masks": tuple(masks),
         "patch_size": settings.patch_size,
     }
 
@@ -83,12 +85,14 @@ def check_same_process(settings: TrainingSettings, scheduler_config: Path) -> No
             )
 
 
-def build_classifier(settings: ClassifierSettings, num_classes: int) -> GuidanceClassifier:
-    return GuidanceClassifier(**network_arguments(settings), in_channels=len(CHANNELS), num_classes=num_classes)
+def build_classifier(settings: ClassifierSettings, num_classes: int, masks: Sequence[str] = MASKS) -> GuidanceClassifier:
+    return GuidanceClassifier(**network_arguments(settings, masks), in_channels=len(CHANNELS), num_classes=num_classes)
 
 
-def build_unet(settings: DenoiserSettings, num_classes: int, augmentation_dim: int) -> MaCDMUNet2DModel:
-    """The denoiser: from a configuration, from other weights, or from the options."""
+def build_unet(
+    settings: DenoiserSettings, num_classes: int, augmentation_dim: int, masks: Sequence[str] = MASKS
+) -> MaCDMUNet2DModel:
+    """The denoiser: from a configuration, from other weights, or from the options; for a set with these masks."""
     if settings.pretrained_unet:
         overrides = {
             "in_channels": len(CHANNELS),
@@ -99,6 +103,7 @@ def build_unet(settings: DenoiserSettings, num_classes: int, augmentation_dim: i
             "patch_size": settings.patch_size,
             "channel_weights": tuple(settings.channel_weights),
             "mask_weighting": settings.mask_weighting,
+            "masks": tuple(masks),
         }
         if Path(settings.pretrained_unet).is_file():
             plain, weights = _load_guided_diffusion(settings, num_classes)
@@ -111,7 +116,7 @@ def build_unet(settings: DenoiserSettings, num_classes: int, augmentation_dim: i
         config = _load_config("model_config_name_or_path", settings.model_config_name_or_path)
         unet = MaCDMUNet2DModel.from_config(config)
     else:
-        network, film_noise = network_arguments(settings), largest_film_noise(settings)
+        network, film_noise = network_arguments(settings, masks), largest_film_noise(settings)
         up_block_types = tuple(name.replace("Down", "Up") for name in reversed(network["down_block_types"]))
         unet = MaCDMUNet2DModel(
             **network,
@@ -134,6 +139,7 @@ def build_unet(settings: DenoiserSettings, num_classes: int, augmentation_dim: i
         "augmentation_dim": augmentation_dim,
         "channel_weights": tuple(settings.channel_weights),
         "mask_weighting": settings.mask_weighting,
+        "masks": tuple(masks),
     }
     for name, value in needed.items():
         found = unet.config[name]
@@ -183,7 +189,7 @@ def _load_config(option: str, name_or_path: str) -> dict[str, Any]:
         raise FileNotFoundError(f"--{option} {name_or_path}: no model can be read here ({reason})") from error
 
 
-def find_classifier(settings: DenoiserSettings, num_classes: int) -> GuidanceClassifier | None:
+def find_classifier(settings: DenoiserSettings, num_classes: int, masks: Sequence[str] = MASKS) -> GuidanceClassifier | None:
     """The trained guidance classifier, if there is one, checked to be fed as the denoiser is."""
     folders = [Path(settings.output_dir)] if settings.guidance_classifier is None else [Path(settings.guidance_classifier)]
     folders.append(folders[0] / "guidance_classifier")
@@ -207,6 +213,8 @@ def find_classifier(settings: DenoiserSettings, num_classes: int) -> GuidanceCla
         raise ValueError(f"{found[0]} was trained at {config.sample_size} px, this run is at {settings.resolution} px.")
     if config.num_classes != num_classes:
         raise ValueError(f"{found[0]} tells {config.num_classes} classes apart, the data have {num_classes}.")
+    if masks_of(config) != tuple(masks):
+        raise ValueError(f"{found[0]} was trained with {' and '.join(masks_of(config))}, the data have {' and '.join(masks)}.")
     check_same_process(settings, found[0] / "scheduler_config.json")
     check_same_process(settings, found[0].parent / "scheduler" / "scheduler_config.json")
     return classifier.requires_grad_(False).eval()

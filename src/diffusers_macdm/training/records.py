@@ -20,6 +20,7 @@ from ..files import read_json, refuse_existing, remove_leftovers, write_json
 from ..hub import push_model
 from ..hub.loading import own_version
 from ..hub.publish import create_repository
+from ..macdm.joint_sample import MASK_WORDS
 from ..provenance import records as provenance
 from .settings import RENAMED, ClassifierSettings, DenoiserSettings, TrainingSettings
 
@@ -54,6 +55,7 @@ def summary(configuration: dict[str, Any]) -> list[str]:
         f"data: {arguments['train_data_dir'] or arguments['dataset_name']}",
         "cases to train on: " + ", ".join(f"{count} of label {label}" for label, count in data["cases_per_label"].items()),
         f"patients: {data['num_patients'] or 'not named'}",
+        f"masks: {' and '.join(MASK_WORDS[mask] for mask in data['masks'])}",
         "splits: " + (", ".join(f"{count} in {name}" for name, count in (data["split_sizes"] or {}).items()) or "not known"),
         f"earlier trainings that are taken over: {len(configuration['earlier_trainings'])}",
     ]
