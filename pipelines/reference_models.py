@@ -4,8 +4,9 @@
     python pipelines/reference_models.py fracatlas_lower_leg_64 --data fracatlas_leg_roi --output_dir runs/lower_leg_64
 
 Writes `model_cards/NAME` (or `--cards DIR`/NAME): the pipeline with float16 weights, which `MaCDMPipeline.from_pretrained`
-loads, its card (README.md), `pairs.png`, the first pairs beside real ones, and `inserted.png`, lesions painted into normal
-films of the validation split. Interrupted, it continues where it stopped.
+loads, and its card (README.md); `measures.json`, its films beside real ones that it has not seen; `pairs.png`, the first pairs
+beside real ones; `inserted.png`, lesions painted into normal films of the validation split. Interrupted, it continues where it
+stopped.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from stages import ROOT, Stages, launch
 from diffusers_macdm import MaCDMPipeline
 from diffusers_macdm.audit import audit
 from diffusers_macdm.audit.run import AUDIT_FILE
+from diffusers_macdm.data.cases import Cases, load_cases
 from diffusers_macdm.data.layout import FOLDERS
 from diffusers_macdm.files import new_folder, read_json, write_json
 from diffusers_macdm.generate import generate
 from diffusers_macdm.hub.card import model_card
 from diffusers_macdm.hub.privacy import published_config
 from diffusers_macdm.phantom import write_phantom
+from diffusers_macdm.quality import measure
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Reference:
     Attributes:
         size: side in pixels.
         write_data: writes the training set to a new folder, from the folder given as `--data` or from nothing.
+        held_out: real cases that are compared with, from the folder of the training set.
         training: options of `train_macdm.py` beside data, size and output.
         description: of the training data, for the card.
         license: of the weights.
@@ -47,6 +51,7 @@ class Reference:
 
     size: int
     write_data: Callable[[Path | None, Path], object]
+    held_out: Callable[[Path], Cases]
     training: str
     description: str
     license: str
@@ -61,6 +66,14 @@ def phantoms(source: Path | None, out: Path) -> None:
     if source is not None:
         raise ValueError(f"--data {source} has no effect: the phantom is made by this recipe.")
     write_phantom(out, NUM_NORMAL, NUM_LESION, 64, SEED)
+
+
+def other_phantoms(data: Path) -> Cases:
+    """Phantoms of another seed, as many."""
+    other = data.with_name("held_out")
+    if not other.exists():
+        write_phantom(other, NUM_NORMAL, NUM_LESION, 64, SEED + 1)
+    return load_cases(other, "train", 64)
 
 
 def lower_legs(source: Path | None, out: Path) -> None:
@@ -83,6 +96,7 @@ REFERENCES = {
     "phantom_64": Reference(
         64,
         phantoms,
+        other_phantoms,
         "--patch_size 4 --block_out_channels 96 80 96 --layers_per_block 1 --train_batch_size 32 --learning_rate 1.2e-3"
         " --max_train_steps 4800 --task_probabilities 0.7 0.05 0.05 0.2 --audit_steps 0",
         "The embedded phantom: procedural distal tibias of infants with and without metaphyseal lesions (macdm phantom"
@@ -92,6 +106,7 @@ REFERENCES = {
     "fracatlas_lower_leg_64": Reference(
         64,
         lower_legs,
+        lambda data: load_cases(data, "validation", 64),
         # The 28 fractures a third of the draws: at half of them each would be seen five times as often as a normal film.
         "--patch_size 4 --block_out_channels 96 80 96 --layers_per_block 1 --train_batch_size 32 --learning_rate 1.2e-3"
         " --max_train_steps 9500 --task_probabilities 0.65 0.05 0.05 0.25 --audit_steps 0 --balance sqrt --horizontal_flip",
@@ -128,11 +143,28 @@ def make(name: str, reference: Reference, data_source: Path | None, out: Path, c
         audited / AUDIT_FILE,
         lambda: audit(data, synthetic, audited, model=model, seed=SEED, progress=sys.stderr.isatty()),
     )
+    measures = out / "measures.json"
+    stages.run(
+        "measures",
+        measures,
+        lambda: write_json(
+            measures,
+            measure(reference.held_out(data), load_cases(synthetic, "train", reference.size, synthetic=True), seed=SEED),
+            indent=2,
+        ),
+    )
     verdict = json.loads((audited / AUDIT_FILE).read_text())["verdict"]
     if not page.exists():
         report(data, model, synthetic, page, f"Reference model {name}", SHOWN, stages.seconds, verdict)
     if target.exists():
         raise FileExistsError(f"{target} exists already: delete it to have it made again.")
+    write_folder(reference, out, target)
+    print(f"{verdict}\n{target}")
+
+
+def write_folder(reference: Reference, out: Path, target: Path) -> None:
+    """Write the model's folder from what the stages have made in `out`."""
+    model, synthetic = out / "model", out / "synthetic"
     with new_folder(target) as folder:
         pipe = MaCDMPipeline.from_pretrained(model).to(dtype=torch.float16)
         pipe.save_pretrained(folder)
@@ -140,19 +172,19 @@ def make(name: str, reference: Reference, data_source: Path | None, out: Path, c
         kinds |= {folder / name / part.config_name: type(part) for name, part in pipe.components.items() if part is not None}
         for path, kind in kinds.items():  # without what says where it was made
             write_json(path, published_config(read_json(path), kind), indent=2)
-        shutil.copyfile(page / "real_and_synthetic.png", folder / "pairs.png")
+        shutil.copyfile(out / "report/real_and_synthetic.png", folder / "pairs.png")
         shutil.copyfile(synthetic / "contact_sheet.png", folder / "samples.png")
-        shutil.copyfile(inserted / "contact_sheet.png", folder / "inserted.png")
+        shutil.copyfile(out / "inserted/contact_sheet.png", folder / "inserted.png")
+        shutil.copyfile(out / "measures.json", folder / "measures.json")
         card = model_card(
             model,
-            f"your-name/{name}",
-            audit_dir=audited,
+            f"your-name/{target.name}",
+            audit_dir=out / "audit",
             synthetic_dir=synthetic,
             data_description=reference.description,
             license=reference.license,
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
-    print(f"{verdict}\n{target}")
 
 
 def main() -> None:
