@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline, ModelMixin
+from diffusers import DDPMScheduler, DiffusionPipeline, ModelMixin, pipelines
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
@@ -94,11 +95,19 @@ class MaCDMPipeline(DiffusionPipeline):
         """Load a pipeline from a folder or from the Hub, with the arguments of [`~DiffusionPipeline.from_pretrained`].
 
         A `scheduler` given in place of the checkpoint's own is held to the noise schedule and prediction type that stand in the
-        checkpoint, as one that is assigned later is.
+        checkpoint, as one that is assigned later is. A checkpoint may come from anybody: only classes of MaC-DM and schedulers
+        of diffusers are loaded from it, with weights in safetensors that fit their configurations. Others can be given.
 
         Raises:
-            ValueError: for a scheduler that cannot sample from this model.
+            FileNotFoundError: when a file of the checkpoint is missing.
+            ValueError: for a checkpoint that cannot be loaded safely, and for a scheduler that cannot sample from this model.
         """
+        kwargs["use_safetensors"] = True
+        method = getattr(pipelines, "macdm", None)  # this package, which a repository's copy of this file is without
+        if method is not None and kwargs.get("custom_pipeline") is None:
+            folder = Path(pretrained_model_name_or_path)
+            folder = folder if folder.is_dir() else Path(cls.download(str(pretrained_model_name_or_path), **kwargs))
+            method.check_folder(folder, kwargs.keys(), kwargs.get("variant"))
         pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         where = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         replaced = kwargs.get("scheduler") is not None

@@ -18,7 +18,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ..checks import not_finite
-from ..files import TEMPORARY_SUFFIX, new_folder, read_json, remove_folder, remove_leftovers, write_json, write_text
+from ..files import TEMPORARY_SUFFIX, new_folder, remove_folder, remove_leftovers, write_json, write_text
+from ..macdm.saved_folder import read_object
 from .settings import TrainingSettings
 from .state import AVERAGE, MODEL, OPTIMIZER, OPTIMIZER_0_1_0, WEIGHTS
 
@@ -90,7 +91,7 @@ def _digest(path: Path) -> str:
 def damage(checkpoint: Path) -> str | None:
     """Say what is wrong with a checkpoint, None when it is whole; of 0.1.0's, which have no digests, as far as it shows."""
     try:
-        progress = json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8"))
+        progress = read_object(checkpoint / PROGRESS)
         step, digests = progress["step"], progress.get("sha256")
         is_0_1_0 = digests is None and (checkpoint / OPTIMIZER_0_1_0).is_file()
         names = [f"{MODEL}/{WEIGHTS}", OPTIMIZER_0_1_0 if is_0_1_0 else OPTIMIZER]
@@ -202,7 +203,7 @@ def check_fits(
             "many are needed."
         )
     # The noise first: what is predicted decides parts of the network, too.
-    pairs = [((before or {}).get("scheduler") or {}, scheduler), (read_json(checkpoint / MODEL / "config.json", None), network)]
+    pairs = [((before or {}).get("scheduler") or {}, scheduler), (read_object(checkpoint / MODEL / "config.json"), network)]
     for theirs, ours in pairs:
         ours = json.loads(json.dumps(dict(ours), default=str))
         for name in sorted(theirs.keys() & ours.keys() - MAY_DIFFER):
