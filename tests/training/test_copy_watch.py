@@ -17,6 +17,7 @@ from launching import (  # puts training/ on the path
 )
 
 from diffusers_macdm import MaCDMPipeline
+from diffusers_macdm.audit.images import to_audit_size
 from diffusers_macdm.audit.radiographs import Radiographs
 from diffusers_macdm.training import checkpoints, copy_watch, denoiser
 
@@ -29,7 +30,8 @@ def recorded(step, rate, *losses):
     """An audit as it stands in the log."""
     losses = {f"q{q}": loss for q, loss in enumerate(losses)}
     rate = {"value": rate, "interval": [0.0, 1.0], "copies": 0, "total": 2, "nominal_rate": 0.05}
-    return {"step": step, "copy_rate": rate, "train_loss": losses, "validation_loss": losses, "gap": losses}
+    far = {"value": 0.0, "interval": [0.0, 1.0], "far": 0, "total": 2, "nominal_rate": 0.05}
+    return {"step": step, "copy_rate": rate, "far_rate": far, "train_loss": losses, "validation_loss": losses, "gap": losses}
 
 
 @pytest.fixture
@@ -89,7 +91,7 @@ def test_an_audit_is_a_function_of_the_weights(audited):
 
 
 def test_the_copy_rate_counts_copies_of_the_cases_trained_on(audited):
-    audit, _, result = audited
+    audit, pipeline, result = audited
     assert audit.detector.find(audit.training.images).all()  # what is copied
     assert not audit.detector.find(torch.full((1, 64, 64), 128, dtype=torch.uint8)).any()
     rate = result["copy_rate"]
@@ -97,7 +99,14 @@ def test_the_copy_rate_counts_copies_of_the_cases_trained_on(audited):
     tracked = copy_watch.tracked(result)
     assert tracked["audit/copy_rate"] == rate["value"] and tracked["audit/gap/q3"] == result["gap"]["q3"]
     assert rate["nominal_rate"] == 1 / (len(audit.detector.null) + 1) > 0.05  # fewer than 19 validation images
-    assert len(tracked) == 15 and f"{rate['copies']} of 2 samples" in copy_watch.sentence(result)
+    far = result["far_rate"]
+    images = to_audit_size(audit._samples(pipeline), 32)
+    assert far["far"] == audit.detector.is_far(audit.detector.gallery.compare(images)).sum() and far["total"] == 2
+    static = {**result, "far_rate": {**far, "far": 2, "value": 1.0}}
+    assert "2 of 2 films of this state lie farther from every training film" in copy_watch.sentence(static)
+    assert "lie farther" not in copy_watch.sentence({**result, "far_rate": {**far, "far": 1, "value": 0.5}})
+    assert tracked["audit/far_rate"] == far["value"]
+    assert len(tracked) == 16 and f"{rate['copies']} of 2 samples" in copy_watch.sentence(result)
 
 
 def test_only_the_cases_of_this_run_are_training_images(phantom):
