@@ -2,10 +2,13 @@
 
 import json
 import shutil
+import signal
+import time
 
 import numpy as np
 import pytest
 import torch
+from forking import train
 from launching import (  # puts training/ on the path
     assert_same_checkpoint,
     assert_same_weights,
@@ -252,6 +255,49 @@ def test_killed_and_resumed_keeps_the_same_state_and_audits_disturb_nothing(monk
         assert_same_weights(folder / "unet", folder / "best" / "unet")
         assert temporary_files(folder) == []
     assert_same_weights(whole / "unet", resumed / "unet")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_an_audit_ends_it_at_once_and_the_audit_is_made_again(monkeypatch, phantom, tmp_path, number):
+    """At a step that has no checkpoint otherwise, while the embedding is learned for so long that nobody waits for it."""
+    values = {
+        "train_data_dir": phantom,
+        "use_ema": True,
+        **WATCHED,
+        "audit_steps": 4,
+        "validation_steps": 4,
+        "max_copy_rate": 1,
+    }
+    values |= {"num_validation_samples": 1}
+
+    def busy():
+        learn = copy_watch.build_detector
+
+        def without_end(*arguments, **options):
+            print("LEARNS", flush=True)
+            return learn(*arguments, **{**options, "embedding_steps": 10**6})
+
+        copy_watch.build_detector = without_end
+
+    folder = tmp_path / "stopped"
+    for resumed in (False, True):  # in the audit of the resumed run as well
+        log = tmp_path / f"log-{resumed}"
+        fork = train("train_macdm", log, before=busy, output_dir=folder, resume_from_checkpoint="latest", **values)
+        while "LEARNS" not in fork.said:
+            assert fork.poll() is None, fork.said
+            time.sleep(0.01)
+        fork.kill(number)
+        assert fork.wait(30) == 128 + number, fork.said
+        assert f"{number.name}: stopped after update 4 of 6, {folder / 'checkpoint-4'} is written" in fork.said
+        assert "Traceback" not in fork.said and read_log(folder / "audit_log.jsonl") == [] and not temporary_files(folder)
+    whole = tmp_path / "whole"
+    run_here(monkeypatch, "train_macdm", output_dir=whole, **values)
+    run_here(monkeypatch, "train_macdm", output_dir=folder, resume_from_checkpoint="latest", **values)
+    assert read_log(folder / "audit_log.jsonl") == read_log(whole / "audit_log.jsonl")
+    assert [audit["step"] for audit in read_log(folder / "audit_log.jsonl")] == [4, 6]
+    assert_same_checkpoint(whole / "checkpoint-6", folder / "checkpoint-6", with_ema=True)
+    assert_same_weights(whole / "unet", folder / "unet")
+    assert (folder / "samples" / "step-000004.png").read_bytes() == (whole / "samples" / "step-000004.png").read_bytes()
 
 
 def run_with_rates(monkeypatch, rates, losses=(0.5, 0.4, 0.3), **values):

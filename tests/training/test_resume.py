@@ -53,6 +53,12 @@ def resume(monkeypatch, phantom, folder, script=SCRIPT, **values):
         (SCRIPT, {"block_out_channels": [8, 24]}, r"--block_out_channels does not fit .*\[8, 16\].*\[8, 24\]"),
         (SCRIPT, {"norm_num_groups": 2}, "--norm_num_groups does not fit .*norm_num_groups=4, and this run has 2"),
         (SCRIPT, {"max_train_steps": 5}, "--max_train_steps 5 does not fit .*checkpoint-6, which is of 6 updates"),
+        (
+            SCRIPT,
+            {"train_batch_size": 8},
+            r"--train_batch_size 8 does not fit .*checkpoint-6, whose updates take 8 cases .* 16",
+        ),
+        ("train_macdm", {"gradient_accumulation_steps": 1}, "--gradient_accumulation_steps 1 does not fit .*8 cases.* run 4"),
         (SCRIPT, {"ddpm_beta_schedule": "squaredcos_cap_v2"}, "--ddpm_beta_schedule"),
         ("train_macdm", {"augment": False}, "--augment does not fit .*checkpoint-6"),
         ("train_macdm", {"prediction_type": "v_prediction"}, "--prediction_type does not fit .*prediction_type=sample"),

@@ -2,7 +2,7 @@
 
 The rooms behind a command are imported when it runs, so that `macdm --help` needs neither torch nor diffusers.
 
-Exit codes: 0 done; 1 it could not be done, or `check` found faults; 2 wrong usage; 130 interrupted.
+Exit codes: 0 done; 1 it could not be done, or `check` found faults; 2 wrong usage; 130 interrupted, 143 ended by SIGTERM.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from .. import __version__
@@ -98,7 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = COMMANDS[name]
     settings_class = named(command.settings)
     settings = parse(settings_class, words[1:], f"macdm {name}", renamed=command.renamed)
-    return _run(name, command, settings)
+    with _ended_by_sigterm(name):
+        return _run(name, command, settings)
 
 
 def overview() -> str:
@@ -122,6 +126,27 @@ def named(dotted: str):
     """Import what a dotted name below the package stands for."""
     module, _, name = dotted.rpartition(".")
     return getattr(importlib.import_module(f"..{module}", __package__), name)
+
+
+@contextmanager
+def _ended_by_sigterm(name: str) -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does: what is half done goes, and the output folder is free for the next one."""
+    if threading.current_thread() is not threading.main_thread():  # no other may
+        yield
+        return
+    process = os.getpid()
+
+    def end(number: int, frame) -> None:
+        if os.getpid() != process:  # a loader of data, which its parent ends
+            os._exit(128 + number)
+        os.write(2, f"macdm {name}: ended by SIGTERM\n".encode())  # not by `print`, which whoever is interrupted may hold
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _run(name: str, command: Command, settings) -> int:

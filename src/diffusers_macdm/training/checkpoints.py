@@ -27,6 +27,7 @@ from .state import AVERAGE, MODEL, OPTIMIZER, OPTIMIZER_0_1_0, WEIGHTS
 logger = logging.getLogger("macdm.training")
 
 PROGRESS = "progress.json"
+UNSEEN = "unseen"  # a file that says that what is due after the update was cut short
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -49,11 +50,26 @@ def checkpoint_step(checkpoint: Path) -> int:
     return json.loads((checkpoint / PROGRESS).read_text())["step"]
 
 
-def save_checkpoint(folder: Path, step: int, total_limit: int | None, write: Callable[[Path], None]) -> Path:
-    """Write `checkpoint-<step>` with what `write` puts into it, then delete those beyond `total_limit`; returns it."""
+def is_seen(checkpoint: Path) -> bool:
+    """Whether all that is due after its last update was done; of an update whose look was cut short it is not."""
+    return not (checkpoint / UNSEEN).exists()
+
+
+def save_checkpoint(folder: Path, step: int, total_limit: int | None, write: Callable[[Path], None], seen: bool = True) -> Path:
+    """Write `checkpoint-<step>` with what `write` puts into it, then delete those beyond `total_limit`; returns it.
+
+    Args:
+        folder: of the checkpoints.
+        step: number of updates that are done.
+        total_limit: number of checkpoints that stay; None keeps all.
+        write: puts files into the folder that it is given.
+        seen: see `is_seen`.
+    """
     target = folder / f"checkpoint-{step}"
     with new_folder(target) as temporary:
         write(temporary)
+        if not seen:
+            write_text(temporary / UNSEEN, "")
         write_json(temporary / PROGRESS, {"step": step, "sha256": _digests(temporary)})
     remove_old(folder, step, total_limit)
     return target
