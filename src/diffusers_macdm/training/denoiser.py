@@ -28,7 +28,7 @@ from ..report.contact_sheet import contact_sheet, save
 from . import copy_watch
 from .averages import by_quartile
 from .checkpoints import append_line, check_fits, is_seen, prepare_output, truncate_log
-from .data import augmentation_dim, describe_data, earlier_trainings, load_training_data
+from .data import augmentation_dim, describe_data, earlier_trainings, load_training_data, say_faults
 from .formulations import hybrid_loss
 from .loop import parse_settings, run_script, running, train
 from .networks import build_unet, find_classifier, timestep_probabilities, training_scheduler
@@ -338,6 +338,7 @@ def run(settings: DenoiserSettings, resolved: dict[str, Any], accelerator: Accel
     content = record_of_run(NETWORK, configuration, accelerator, resume, trainer.step)
     on_main(accelerator, watch.take_up, trainer.step, resume)
     on_main(accelerator, begin_record, output_dir / RECORD, content, finished)
+    on_main(accelerator, say_faults, settings, dataset)
     counts = configuration["data"]["cases_per_label"]
     logger.info(f"{len(dataset)} cases {counts}, {unet.num_parameters() / 1e6:.2f} M parameters, on {accelerator.device}.")
 
