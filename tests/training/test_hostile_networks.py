@@ -104,6 +104,23 @@ def test_an_absurd_configuration(phantom, model, values, message):
 
 
 @pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"layers_per_block": 10**9}, "--layers_per_block 1000000000 is not allowed: it must be at most 64"),
+        ({"resolution": 2**24}, "--resolution 16777216 is not allowed"),
+        ({"block_out_channels": [2**18, 2**18]}, "parameters is too large"),
+        ({"ddpm_num_steps": 10**10}, "--ddpm_num_steps 10000000000 is not allowed"),
+    ],
+)
+@pytest.mark.parametrize("script", ["train_macdm", "train_guidance_classifier"])
+def test_absurd_options(phantom, script, values, message):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=message):
+        resolve_here(script, train_data_dir=phantom, **{"patch_size": 1, **values})
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MOST_MEGABYTES * 1024
+
+
+@pytest.mark.parametrize(
     "change",
     [
         lambda folder: edit(folder / "config.json", layers_per_block=10**9),

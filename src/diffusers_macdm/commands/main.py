@@ -149,6 +149,19 @@ def _ended_by_sigterm(name: str) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
+def _of_the_system(error: Exception) -> str | None:
+    """Say an error of the operating system; None where it is a sentence already."""
+    from ..files import DISK_IS_FULL, error_number
+
+    number, file = error_number(error), getattr(error, "filename", None)
+    if number in DISK_IS_FULL:
+        where = f" at {file}" if file else ""
+        return f"the disk is full{where}: free some space, and give the same command again."
+    if number is None or not file or not str(error).startswith("[Errno"):
+        return None
+    return f"{file}: {error.strerror[0].lower()}{error.strerror[1:]}."
+
+
 def _run(name: str, command: Command, settings) -> int:
     if os.environ.get("LOCAL_RANK") and int(os.environ.get("RANK") or 0) > 0:  # by accelerate or torchrun
         rank, world = os.environ["RANK"], os.environ.get("WORLD_SIZE", "?")
@@ -176,6 +189,10 @@ def _run(name: str, command: Command, settings) -> int:
             raise
         sentence = f"the package {error.name!r} is missing; install diffusers-macdm[train,eval]."
     except (ValueError, OSError) as error:  # what the library says about bad input is one sentence already
-        sentence = as_typed(str(error), type(settings))
+        sentence = _of_the_system(error) or as_typed(str(error), type(settings))
+    except Exception as error:
+        sentence = _of_the_system(error)  # safetensors has a class of its own for a full disk
+        if sentence is None:
+            raise
     print(f"macdm {name}: {sentence}", file=sys.stderr)
     return 1

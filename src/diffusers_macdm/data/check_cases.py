@@ -49,7 +49,8 @@ class CaseInspection:
         if self.brightest and all(value < DARK.get(depth, 0) for depth, value in self.brightest.items()):
             reason = (
                 f"no film of {', '.join(self.splits)} is brighter than {max(self.brightest.values()):.2g} of the full scale of "
-                "its files: all come in nearly black; stretch them to the scale of their format (8 or 16 bits), all by the same factor."
+                "its files: all come in nearly black: stretch them to the scale of their format (8 or 16 bits), by one "
+                "factor."
             )
             self.report.fault(next(iter(self.first_of_depth.values())), "dark set", reason)
 

@@ -23,6 +23,8 @@ from .settings import ClassifierSettings, DenoiserSettings, TrainingSettings
 
 logger = logging.getLogger("macdm.training")
 
+OF_THE_OPTIONS = "The network that the options ask for"
+
 
 def network_arguments(settings: TrainingSettings) -> dict[str, Any]:
     """What the denoiser and the classifier are built alike with."""
@@ -85,7 +87,9 @@ def check_same_process(settings: TrainingSettings, scheduler_config: Path) -> No
 
 
 def build_classifier(settings: ClassifierSettings, num_classes: int) -> GuidanceClassifier:
-    return GuidanceClassifier(**network_arguments(settings), in_channels=len(CHANNELS), num_classes=num_classes)
+    config = {**network_arguments(settings), "in_channels": len(CHANNELS), "num_classes": num_classes}
+    check_config(OF_THE_OPTIONS, config, GuidanceClassifier)
+    return GuidanceClassifier(**config)
 
 
 def build_unet(settings: DenoiserSettings, num_classes: int, augmentation_dim: int) -> MaCDMUNet2DModel:
@@ -113,17 +117,19 @@ def build_unet(settings: DenoiserSettings, num_classes: int, augmentation_dim: i
     else:
         network, film_noise = network_arguments(settings), largest_film_noise(settings)
         up_block_types = tuple(name.replace("Down", "Up") for name in reversed(network["down_block_types"]))
-        unet = MaCDMUNet2DModel(
+        config = {
             **network,
-            up_block_types=up_block_types,
-            out_channels=len(CHANNELS) * (2 if settings.learned_variance else 1),
-            detail_channels=settings.detail_channels,
-            film_noise=film_noise,
-            num_train_timesteps=settings.ddpm_num_steps if film_noise else None,
-            beta_schedule=settings.ddpm_beta_schedule if film_noise else "linear",
-            num_class_embeds=num_classes + 1,
-            augmentation_dim=augmentation_dim,
-        )
+            "up_block_types": up_block_types,
+            "out_channels": len(CHANNELS) * (2 if settings.learned_variance else 1),
+            "detail_channels": settings.detail_channels,
+            "film_noise": film_noise,
+            "num_train_timesteps": settings.ddpm_num_steps if film_noise else None,
+            "beta_schedule": settings.ddpm_beta_schedule if film_noise else "linear",
+            "num_class_embeds": num_classes + 1,
+            "augmentation_dim": augmentation_dim,
+        }
+        check_config(OF_THE_OPTIONS, config, MaCDMUNet2DModel)
+        unet = MaCDMUNet2DModel(**config)
     if settings.pretrained_unet:
         check_weights(f"--pretrained_unet {settings.pretrained_unet}", unet)
     needed = {
