@@ -45,9 +45,6 @@ test-faults: $(VENV)/.installed
 slow-test: $(VENV)/.installed browser
 	$(VENV)/bin/python -m pytest -q -m slow
 
-test-faults: $(VENV)/.installed
-	$(VENV)/bin/python -m pytest -q -s -m faults
-
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check

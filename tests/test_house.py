@@ -35,7 +35,7 @@ LAYERS = (
     ("evaluation", "quality"),
     ("generate",),
     ("audit",),
-    ("hub.loading", "hub.model_folder", "generate.pairs", "generate.insertion"),
+    ("hub.loading", "generate.pairs", "generate.insertion"),
     ("provenance",),
     ("data", "phantom", "report", "conversion"),
     (

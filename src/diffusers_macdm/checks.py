@@ -11,12 +11,18 @@ if TYPE_CHECKING:
     import torch
 
 
+MOST = 1_000_000  # of anything that is counted: with more, memory or days are gone before anything is seen of it
+
+
 def check_at_least(settings, **least: float) -> None:
-    """Raise `ValueError` for a number of `settings` that is smaller than the one given here by its name; None is allowed."""
+    """Raise `ValueError` for a number of `settings` that is smaller than the one given here by its name, or larger than `MOST`
+    (a seed counts nothing); None is allowed."""
     for name, smallest in least.items():
         value = getattr(settings, name)
         if value is not None and not value >= smallest:
             raise ValueError(f"{name}={value} is not allowed: at least {smallest} is needed.")
+        if value is not None and value > MOST and name != "seed":
+            raise ValueError(f"{name}={value} is not allowed: at most {MOST:,}.")
 
 
 def check_noise_level(name: str, value: float) -> None:

@@ -8,6 +8,7 @@ continued with the same ones alone, and finished by one last file; one process a
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import json
@@ -28,11 +29,20 @@ from .locks import locked as locked  # for the others: an output folder is locke
 
 
 SETTINGS_FILE = "settings.json"
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MADE_AGAIN = "delete it, and it is made again"
 TEMPORARY_SUFFIX = ".tmp"
 # `.NAME.MACHINE-PID.tmp`; earlier versions did not say which machine.
 TEMPORARY_NAME = re.compile(rf"\..+\.(?:(?P<machine>[0-9a-f]{{8}})-)?(?P<pid>\d+){re.escape(TEMPORARY_SUFFIX)}")
 SECONDS_UNTIL_LEFT = 24 * 3600  # without a sign of life of a process that cannot be asked for
+
+
+def error_number(error: Exception) -> int | None:
+    """Number of the operating system's error; safetensors has it in its text alone, "... Os { code: 28, kind: ..."."""
+    if isinstance(error, OSError):
+        return error.errno
+    text = str(error)
+    return next((number for number in DISK_IS_FULL if f"code: {number}," in text or f"os error {number})" in text), None)
 
 
 @contextmanager
@@ -205,11 +215,11 @@ def refuse_existing(path: Path | None) -> None:
 
 def refuse_filled(path: Path) -> None:
     """Raise `FileExistsError` unless `path` is free or an empty folder."""
-    if path.exists() and (not path.is_dir() or _is_filled(path)):
+    if path.exists() and (not path.is_dir() or is_filled(path)):
         raise FileExistsError(f"{path} exists and is not an empty folder; nothing is overwritten.")
 
 
-def _is_filled(folder: Path) -> bool:
+def is_filled(folder: Path) -> bool:
     """Whether there is more than a lock, and what a call that was killed before anything else has left."""
     return any(path.name != LOCK_FILE and TEMPORARY_NAME.fullmatch(path.name) is None for path in folder.iterdir())
 
@@ -223,7 +233,7 @@ def refuse_foreign(out: Path, finished_file: str, what: str) -> None:
     """
     if (out / finished_file).exists():
         raise FileExistsError(f"{out} holds a finished {what}; nothing is overwritten.")
-    if out.exists() and (not out.is_dir() or (_is_filled(out) and not (out / SETTINGS_FILE).is_file())):
+    if out.exists() and (not out.is_dir() or (is_filled(out) and not (out / SETTINGS_FILE).is_file())):
         raise FileExistsError(f"{out} exists and is neither an empty folder nor an interrupted {what}.")
 
 

@@ -51,6 +51,8 @@ def _lock(folder: Path) -> int | None:
     """Take the lock of a folder; its file's descriptor, or None where there are no locks."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} exists and is not a folder.")
+    if folder.is_symlink() and not folder.exists():
+        raise FileExistsError(f"{folder} is a link to nothing.")
     path = folder / LOCK_FILE
     while True:
         folder.mkdir(parents=True, exist_ok=True)

@@ -81,6 +81,11 @@ def sample_comparison() -> dict:
         "copies": [
             {"model": model, "train_size": size, **estimate(0.05), "nominal_rate": 0.05} for size in sizes for model in MODELS
         ],
+        "far": [
+            {"model": model, "train_size": size, **estimate(0.1 * index), "nominal_rate": 0.05}
+            for size in sizes
+            for index, model in enumerate(MODELS)
+        ],
         "notes": ["Two numbers of training cases."],
         "settings": {"steps": 2000},
         "versions": {"torch": "2.8.0"},
@@ -126,7 +131,8 @@ def test_tables_have_the_numbers_and_bold_only_where_no_interval_overlaps(page):
     assert pairs["MaC-DM"][0] == "<strong>0.050 (0.020 to 0.080)</strong>"  # the lowest is the best
     assert "strong" not in pairs["MaC-DM"][1]  # recall 0.60 against 0.59: no winner
     masks = {row[0]: row[1:] for row in found["Masks and copies, trained on 250 cases (95 % interval)"]}
-    assert masks["model"] == ["lesion mask fit Dice", "copy rate"] and masks["for comparison"] == ["0.550", "0.050"]
+    assert masks["model"] == ["lesion mask fit Dice", "copy rate", "far rate"]
+    assert masks["for comparison"] == ["0.550", "0.050", "0.050"] and "0.200" in masks["conditional GAN"][2]
     assert masks["conditional GAN"][0] == "not measured"
     rows = found["Diagnosis: ROC AUC, difference between models (95 % interval)"]
     assert rows[1][1:] == ["+0.100 (+0.070 to +0.130) ▲ better", "+0.200 (+0.170 to +0.230) ▲ better"]

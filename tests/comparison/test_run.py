@@ -71,6 +71,13 @@ def test_the_command(launched):
     assert arms["segmentation"] == {*CONTROLS, "macdm"}  # the other one makes no masks
     assert all(len(row["per_seed"]) == 3 and row["num_cases"] == 6 and row["train_size"] == 16 for row in rows)
     assert [(row["model"], row["total"]) for row in result["copies"]] == [("macdm", 16), ("guided_ddpm", 16)]
+    far = result["far"]
+    assert [(row["model"], row["total"]) for row in far] == [("macdm", 16), ("guided_ddpm", 16)]
+    # Films of four training steps are none.
+    assert all(row["value"] == 1.0 and row["nominal_rate"] == result["copies"][0]["nominal_rate"] for row in far)
+    notes = [note for note in result["notes"] if "lie farther from every training film" in note]
+    assert [note.split(" lie")[0] for note in notes] == ["16 of 16 films of MaC-DM", "16 of 16 films of DDPM without masks"]
+    assert all(f"note: {note}" in printed for note in notes)
     assert {row["model"] for row in result["fit"]} == {"macdm"}
     assert {row["model"] for row in result["realism"]} == {"macdm", "guided_ddpm"}
     pairs = {(row["arm"], row["against"]) for row in result["differences"] if row["metric"] == "roc_auc"}
@@ -102,6 +109,12 @@ def test_finished_parts_are_not_done_again(launched, real, tmp_path):
         "split/size-16/models/macdm/facts.json": "facts.json is damaged",
         "split/size-16/measures/macdm.json": "macdm.json is damaged",
     }
+    measured = out / "split/size-16/measures/macdm.json"
+    content = json.loads(measured.read_text())
+    measured.write_text(json.dumps({name: part for name, part in content.items() if name != "far"}))
+    with pytest.raises(ValueError, match="macdm.json is of an earlier version.*delete it, and it is made again"):
+        compare(real, out, **options)
+    measured.write_text(json.dumps(content))
     for name, message in damaged.items():
         content = (out / name).read_bytes()
         (out / name).write_bytes(content[: len(content) // 2])

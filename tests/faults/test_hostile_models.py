@@ -11,10 +11,18 @@ from hostile_models import HOSTILE, LOADS
 from PIL import Image
 from tiny_models import tiny_pipeline
 
+from diffusers_macdm import MaCDMPipeline
 from diffusers_macdm.commands import main as cli
 
 
 MOST_SECONDS, MOST_MEGABYTES = 30, 600
+# What loads and cannot be sampled from: `MaCDMPipeline` says so when it is called.
+FOUND_WHEN_SAMPLING = {
+    "weights: NaN", "weights: infinite", "weights: huge", "scheduler: offset beyond the end", "scheduler: betas beyond one",
+    "scheduler: betas of NaN", "scheduler: betas of another number", "scheduler: unknown prediction",
+    "scheduler: unknown spacing", "index: scheduler cannot work", "unet config: a sample that cannot be halved",
+    "unet config: normalised by nothing", "unet config: scaled by nothing",
+}  # fmt: skip
 ARGUMENTS = ["--num-per-class", "1", "--num-inference-steps", "5", "--guidance-scale", "1", "--device", "cpu"]
 
 
@@ -51,6 +59,26 @@ def outcome_of(name, model, folder, monkeypatch, capsys):
     return sentences[0]
 
 
+def loads_in_python(name, model, folder, monkeypatch):
+    """`MaCDMPipeline.from_pretrained` of the model; returns the sentence, or None where it is loaded."""
+    target, sentinel = folder / "model", folder / "ran"
+    shutil.copytree(model, target, symlinks=True)
+    HOSTILE[name](target)
+    monkeypatch.setenv("MACDM_SENTINEL", str(sentinel))
+    monkeypatch.chdir(target)
+    monkeypatch.syspath_prepend(str(target))
+    before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    sentence = None
+    try:
+        MaCDMPipeline.from_pretrained(target)
+    except (ValueError, OSError) as error:
+        sentence = str(error)
+    assert not sentinel.exists(), "code ran"
+    assert time.monotonic() - begun < MOST_SECONDS
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MOST_MEGABYTES * 1024
+    return sentence
+
+
 QUICK = (
     "index: module beside", "index: pipe", "index: deep", "unet config: layers without end", "scheduler: device",
     "weights: bomb", "weights: pickle alone", "weights: NaN", "weights: huge", "scheduler: offset beyond the end",
@@ -60,6 +88,37 @@ QUICK = (
 @pytest.mark.parametrize("name", QUICK)
 def test_some(name, model, tmp_path, monkeypatch, capsys):
     assert outcome_of(name, model, tmp_path, monkeypatch, capsys).startswith("macdm generate: ")
+
+
+OF_PYTHON = tuple(name for name in QUICK if name not in FOUND_WHEN_SAMPLING) + ("index: module of the system",)
+
+
+@pytest.mark.parametrize("name", OF_PYTHON)
+def test_some_in_python(name, model, tmp_path, monkeypatch):
+    assert loads_in_python(name, model, tmp_path, monkeypatch)
+
+
+@pytest.mark.faults
+def test_all_in_python(model, tmp_path, monkeypatch, capsys):
+    sentences, failed = {}, {}
+    for number, name in enumerate(HOSTILE):
+        with monkeypatch.context() as patch:
+            try:
+                (tmp_path / str(number)).mkdir()
+                sentences[name] = loads_in_python(name, model, tmp_path / str(number), patch)
+            except BaseException as error:
+                failed[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    loaded = {name for name, sentence in sentences.items() if sentence is None}
+    with capsys.disabled():
+        ran = sum("code ran" in reason for reason in failed.values())
+        print(
+            f"\nhostile models, from_pretrained in Python: {len(HOSTILE)} tried, {len(sentences) - len(loaded)} refused, "
+            f"{len(loaded)} loaded, code ran {ran}, others {len(failed) - ran}"
+        )
+    assert not failed, failed
+    unread = {name for name in HOSTILE if name.startswith(("record", "audit"))}
+    others = sorted(loaded - LOADS - FOUND_WHEN_SAMPLING - unread)
+    assert not others, ", ".join(others)
 
 
 @pytest.mark.faults

@@ -140,7 +140,13 @@ def test_measures_of_every_point_with_references(done):
         "no_lesion_in_normal_before_refinement",
         "median_copy_closeness",
         "copy_rate",
+        "far_rate",
     ]
+    # The films of a model that knows nothing are far from every training film, at every point.
+    far = [point["measures"][-1] for point in result["points"]]
+    assert [entry["value"] for entry in far[:4]] == [1.0] * 4 and result["references"]["far_rate"] == {"chance": 1 / 7}
+    (note,) = [note for note in result["notes"] if "lie farther from every training film" in note]
+    assert note.startswith(f"At {sum(entry['value'] > 0.5 for entry in far)} of 5 points")
     assert result["points"][1]["measures"] == result["points"][2]["measures"]  # both are the defaults
     assert sorted(path.name for path in (out / "points").iterdir()) == [
         "defaults.json",

@@ -2,10 +2,13 @@
 
 import json
 import shutil
+import signal
+import time
 
 import numpy as np
 import pytest
 import torch
+from forking import train
 from launching import (  # puts training/ on the path
     assert_same_checkpoint,
     assert_same_weights,
@@ -17,6 +20,7 @@ from launching import (  # puts training/ on the path
 )
 
 from diffusers_macdm import MaCDMPipeline
+from diffusers_macdm.audit.images import to_audit_size
 from diffusers_macdm.audit.radiographs import Radiographs
 from diffusers_macdm.training import checkpoints, copy_watch, denoiser
 
@@ -29,7 +33,8 @@ def recorded(step, rate, *losses):
     """An audit as it stands in the log."""
     losses = {f"q{q}": loss for q, loss in enumerate(losses)}
     rate = {"value": rate, "interval": [0.0, 1.0], "copies": 0, "total": 2, "nominal_rate": 0.05}
-    return {"step": step, "copy_rate": rate, "train_loss": losses, "validation_loss": losses, "gap": losses}
+    far = {"value": 0.0, "interval": [0.0, 1.0], "far": 0, "total": 2, "nominal_rate": 0.05}
+    return {"step": step, "copy_rate": rate, "far_rate": far, "train_loss": losses, "validation_loss": losses, "gap": losses}
 
 
 @pytest.fixture
@@ -89,7 +94,7 @@ def test_an_audit_is_a_function_of_the_weights(audited):
 
 
 def test_the_copy_rate_counts_copies_of_the_cases_trained_on(audited):
-    audit, _, result = audited
+    audit, pipeline, result = audited
     assert audit.detector.find(audit.training.images).all()  # what is copied
     assert not audit.detector.find(torch.full((1, 64, 64), 128, dtype=torch.uint8)).any()
     rate = result["copy_rate"]
@@ -97,7 +102,14 @@ def test_the_copy_rate_counts_copies_of_the_cases_trained_on(audited):
     tracked = copy_watch.tracked(result)
     assert tracked["audit/copy_rate"] == rate["value"] and tracked["audit/gap/q3"] == result["gap"]["q3"]
     assert rate["nominal_rate"] == 1 / (len(audit.detector.null) + 1) > 0.05  # fewer than 19 validation images
-    assert len(tracked) == 15 and f"{rate['copies']} of 2 samples" in copy_watch.sentence(result)
+    far = result["far_rate"]
+    images = to_audit_size(audit._samples(pipeline), 32)
+    assert far["far"] == audit.detector.is_far(audit.detector.gallery.compare(images)).sum() and far["total"] == 2
+    static = {**result, "far_rate": {**far, "far": 2, "value": 1.0}}
+    assert "2 of 2 films of this state lie farther from every training film" in copy_watch.sentence(static)
+    assert "lie farther" not in copy_watch.sentence({**result, "far_rate": {**far, "far": 1, "value": 0.5}})
+    assert tracked["audit/far_rate"] == far["value"]
+    assert len(tracked) == 16 and f"{rate['copies']} of 2 samples" in copy_watch.sentence(result)
 
 
 def test_only_the_cases_of_this_run_are_training_images(phantom):
@@ -243,6 +255,49 @@ def test_killed_and_resumed_keeps_the_same_state_and_audits_disturb_nothing(monk
         assert_same_weights(folder / "unet", folder / "best" / "unet")
         assert temporary_files(folder) == []
     assert_same_weights(whole / "unet", resumed / "unet")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_an_audit_ends_it_at_once_and_the_audit_is_made_again(monkeypatch, phantom, tmp_path, number):
+    """At a step that has no checkpoint otherwise, while the embedding is learned for so long that nobody waits for it."""
+    values = {
+        "train_data_dir": phantom,
+        "use_ema": True,
+        **WATCHED,
+        "audit_steps": 4,
+        "validation_steps": 4,
+        "max_copy_rate": 1,
+    }
+    values |= {"num_validation_samples": 1}
+
+    def busy():
+        learn = copy_watch.build_detector
+
+        def without_end(*arguments, **options):
+            print("LEARNS", flush=True)
+            return learn(*arguments, **{**options, "embedding_steps": 10**6})
+
+        copy_watch.build_detector = without_end
+
+    folder = tmp_path / "stopped"
+    for resumed in (False, True):  # in the audit of the resumed run as well
+        log = tmp_path / f"log-{resumed}"
+        fork = train("train_macdm", log, before=busy, output_dir=folder, resume_from_checkpoint="latest", **values)
+        while "LEARNS" not in fork.said:
+            assert fork.poll() is None, fork.said
+            time.sleep(0.01)
+        fork.kill(number)
+        assert fork.wait(30) == 128 + number, fork.said
+        assert f"{number.name}: stopped after update 4 of 6, {folder / 'checkpoint-4'} is written" in fork.said
+        assert "Traceback" not in fork.said and read_log(folder / "audit_log.jsonl") == [] and not temporary_files(folder)
+    whole = tmp_path / "whole"
+    run_here(monkeypatch, "train_macdm", output_dir=whole, **values)
+    run_here(monkeypatch, "train_macdm", output_dir=folder, resume_from_checkpoint="latest", **values)
+    assert read_log(folder / "audit_log.jsonl") == read_log(whole / "audit_log.jsonl")
+    assert [audit["step"] for audit in read_log(folder / "audit_log.jsonl")] == [4, 6]
+    assert_same_checkpoint(whole / "checkpoint-6", folder / "checkpoint-6", with_ema=True)
+    assert_same_weights(whole / "unet", folder / "unet")
+    assert (folder / "samples" / "step-000004.png").read_bytes() == (whole / "samples" / "step-000004.png").read_bytes()
 
 
 def run_with_rates(monkeypatch, rates, losses=(0.5, 0.4, 0.3), **values):

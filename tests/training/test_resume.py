@@ -1,6 +1,8 @@
 """A resume that cannot be leaves every record as it was; one that can be is recorded as it was."""
 
+import hashlib
 import json
+import os
 import pickle
 import shutil
 
@@ -51,6 +53,12 @@ def resume(monkeypatch, phantom, folder, script=SCRIPT, **values):
         (SCRIPT, {"block_out_channels": [8, 24]}, r"--block_out_channels does not fit .*\[8, 16\].*\[8, 24\]"),
         (SCRIPT, {"norm_num_groups": 2}, "--norm_num_groups does not fit .*norm_num_groups=4, and this run has 2"),
         (SCRIPT, {"max_train_steps": 5}, "--max_train_steps 5 does not fit .*checkpoint-6, which is of 6 updates"),
+        (
+            SCRIPT,
+            {"train_batch_size": 8},
+            r"--train_batch_size 8 does not fit .*checkpoint-6, whose updates take 8 cases .* 16",
+        ),
+        ("train_macdm", {"gradient_accumulation_steps": 1}, "--gradient_accumulation_steps 1 does not fit .*8 cases.* run 4"),
         (SCRIPT, {"ddpm_beta_schedule": "squaredcos_cap_v2"}, "--ddpm_beta_schedule"),
         ("train_macdm", {"augment": False}, "--augment does not fit .*checkpoint-6"),
         ("train_macdm", {"prediction_type": "v_prediction"}, "--prediction_type does not fit .*prediction_type=sample"),
@@ -237,6 +245,63 @@ def test_a_checkpoint_of_0_1_0_goes_on_and_runs_nothing(monkeypatch, phantom, ru
     with pytest.raises(ValueError, match="optimizer.bin cannot be read: it is damaged, or holds more than tensors"):
         resume(monkeypatch, phantom, run, resume_from_checkpoint=checkpoint)
     assert not (tmp_path / "bomb").exists()
+
+
+def with_digests(checkpoint):
+    """Make digests that fit what is there, as whoever means harm does."""
+    digests = {}
+    for path in checkpoint.rglob("*"):
+        if path.is_file() and path.name != "progress.json":
+            digests[path.relative_to(checkpoint).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+    progress = {"step": int(checkpoint.name.split("-")[1]), "sha256": digests}
+    (checkpoint / "progress.json").write_text(json.dumps(progress))
+
+
+def changed(name, change):
+    def apply(checkpoint):
+        tensors = load_file(checkpoint / name)
+        change(tensors)
+        save_file(tensors, checkpoint / name)
+        with_digests(checkpoint)
+
+    return apply
+
+
+def piped(name):
+    def apply(checkpoint):
+        (checkpoint / name).unlink()
+        if name != "progress.json":
+            with_digests(checkpoint)
+        os.mkfifo(checkpoint / name)
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (changed(f"{MODEL}/{WEIGHTS}", lambda tensors: tensors.update({"conv_in.bias": torch.zeros(7)})), "of this network"),
+        (changed(f"{MODEL}/{WEIGHTS}", lambda tensors: tensors.pop("conv_in.bias")), "of this network"),
+        (changed(f"model_ema/{WEIGHTS}", lambda tensors: tensors.pop("conv_in.bias")), "of this network"),
+        (changed(OPTIMIZER, lambda tensors: tensors.update(harm=torch.zeros(3))), "of this network"),
+        (changed(OPTIMIZER, lambda tensors: tensors.update({"conv_in.bias/exp_avg": torch.zeros(3)})), "of shape .3., .8."),
+        (changed(OPTIMIZER, lambda tensors: tensors.pop("conv_in.bias/exp_avg")), "of this network"),
+        (changed(OPTIMIZER, lambda tensors: tensors.update({"conv_in.bias/step": torch.zeros(3)})), "is no number"),
+        (piped("progress.json"), "no complete checkpoint|no regular file"),
+        (piped(f"{MODEL}/config.json"), "config.json is no regular file"),
+        (lambda checkpoint: (checkpoint / "progress.json").write_text("[" * 10**5), "damaged"),
+    ],
+)
+@pytest.mark.parametrize("latest", [True, False])
+def test_a_foreign_checkpoint_ends_in_a_sentence(monkeypatch, phantom, run, change, message, latest):
+    for checkpoint in list_checkpoints(run / CHECKPOINTS):
+        change(checkpoint)
+    given = "latest" if latest else run / CHECKPOINTS / "checkpoint-6"
+    if latest:
+        message += "|no checkpoint is whole"
+    with pytest.raises((ValueError, OSError), match=message) as caught:
+        resume(monkeypatch, phantom, run, resume_from_checkpoint=given)
+    assert "\n" not in str(caught.value)
 
 
 # ----------------------------------------------------------------------------------------------------- two at once

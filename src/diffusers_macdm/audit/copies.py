@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..statistics.proportions import proportion
 from .neighbours import Comparison, Gallery
 
 
@@ -89,6 +90,11 @@ class CopyDetector:
         """`[N]` bool: farther from its nearest training image, in the embedding, than that one is from its own nearest
         neighbour (authenticity, Alaa et al., arXiv 2102.08921, sec. 3.3)."""
         return comparison.embedding_distance > self.gallery.own_distance[comparison.embedding_nearest]
+
+    def shares(self, comparison: Comparison) -> dict[str, dict]:
+        """`copies` and `far`: the `proportion` of each, JSON-ready, with the `nominal_rate` that real films of others give."""
+        found = {"copies": self.is_copy(comparison), "far": self.is_far(comparison)}
+        return {name: {**proportion(hits), "nominal_rate": self.nominal_rate} for name, hits in found.items()}
 
     def find(self, images: torch.Tensor) -> np.ndarray:
         """`is_copy` of uint8 images `[N, 64, 64]`."""

@@ -22,6 +22,7 @@ from ..devices import available_device
 from ..files import locked, new_folder, refuse_filled, write_json, write_json_lines
 from ..hub.loading import load_pipeline, own_version
 from ..macdm.joint_sample import MASKS, masks_of
+from ..macdm.saved_folder import check_network
 from ..statistics.proportions import proportion
 from . import page
 from .copies import CopyDetector, false_alarm_interval
@@ -216,6 +217,7 @@ def _load_embedding(folder: Path) -> CopyEmbedding:
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder}: there is no embedding here; it is the folder 'embedding' of an earlier audit.")
     try:
+        check_network(folder, CopyEmbedding)
         return CopyEmbedding.from_pretrained(str(folder), use_safetensors=True).eval().requires_grad_(False)
     except Exception as error:  # of many classes, from diffusers and safetensors
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

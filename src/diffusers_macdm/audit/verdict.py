@@ -63,6 +63,22 @@ def verdict(result: dict) -> str:
     return sentence
 
 
+def far_note(whose: str, far: int, total: int) -> str | None:
+    """Say of films most of which are farther from every training film than real ones that few copies say nothing.
+
+    Args:
+        whose: how the sentence calls whoever made them.
+        far: number of films that are farther (see `CopyDetector.is_far`).
+        total: number of films.
+    """
+    if far <= MAX_FAR * total:
+        return None
+    return (
+        f"{far} of {total} films of {whose} lie farther from every training film than 95 % of real films do: how "
+        "many of them are copies says nothing about copying."
+    )
+
+
 def named(share: dict, name: str) -> dict:
     """Return a `proportion` whose `count` is called `name`."""
     return {name if key == "count" else key: value for key, value in share.items()}

@@ -2,7 +2,7 @@
 
 The rooms behind a command are imported when it runs, so that `macdm --help` needs neither torch nor diffusers.
 
-Exit codes: 0 done; 1 it could not be done, or `check` found faults; 2 wrong usage; 130 interrupted.
+Exit codes: 0 done; 1 it could not be done, or `check` found faults; 2 wrong usage; 130 interrupted, 143 ended by SIGTERM.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from .. import __version__
@@ -98,7 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = COMMANDS[name]
     settings_class = named(command.settings)
     settings = parse(settings_class, words[1:], f"macdm {name}", renamed=command.renamed)
-    return _run(name, command, settings)
+    with _ended_by_sigterm(name):
+        return _run(name, command, settings)
 
 
 def overview() -> str:
@@ -122,6 +126,40 @@ def named(dotted: str):
     """Import what a dotted name below the package stands for."""
     module, _, name = dotted.rpartition(".")
     return getattr(importlib.import_module(f"..{module}", __package__), name)
+
+
+@contextmanager
+def _ended_by_sigterm(name: str) -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does: what is half done goes, and the output folder is free for the next one."""
+    if threading.current_thread() is not threading.main_thread():  # no other may
+        yield
+        return
+    process = os.getpid()
+
+    def end(number: int, frame) -> None:
+        if os.getpid() != process:  # a loader of data, which its parent ends
+            os._exit(128 + number)
+        os.write(2, f"macdm {name}: ended by SIGTERM\n".encode())  # not by `print`, which whoever is interrupted may hold
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _of_the_system(error: Exception) -> str | None:
+    """Say an error of the operating system; None where it is a sentence already."""
+    from ..files import DISK_IS_FULL, error_number
+
+    number, file = error_number(error), getattr(error, "filename", None)
+    if number in DISK_IS_FULL:
+        where = f" at {file}" if file else ""
+        return f"the disk is full{where}: free some space, and give the same command again."
+    if number is None or not file or not str(error).startswith("[Errno"):
+        return None
+    return f"{file}: {error.strerror[0].lower()}{error.strerror[1:]}."
 
 
 def _run(name: str, command: Command, settings) -> int:
@@ -151,6 +189,10 @@ def _run(name: str, command: Command, settings) -> int:
             raise
         sentence = f"the package {error.name!r} is missing; install diffusers-macdm[train,eval]."
     except (ValueError, OSError) as error:  # what the library says about bad input is one sentence already
-        sentence = as_typed(str(error), type(settings))
+        sentence = _of_the_system(error) or as_typed(str(error), type(settings))
+    except Exception as error:
+        sentence = _of_the_system(error)  # safetensors has a class of its own for a full disk
+        if sentence is None:
+            raise
     print(f"macdm {name}: {sentence}", file=sys.stderr)
     return 1

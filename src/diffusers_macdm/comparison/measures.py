@@ -10,7 +10,6 @@ from ..audit.copies import CopyDetector
 from ..audit.images import to_audit_size
 from ..data.cases import Cases
 from ..evaluation.judge import Judge
-from ..statistics.proportions import proportion
 
 
 class PairMeasures:
@@ -26,15 +25,14 @@ class PairMeasures:
         self.judge, self.held_out, self.embedding_steps = judge, held_out, embedding_steps
 
     def __call__(self, pairs: Cases) -> dict:
-        """Return `realism`, `fit` (None without masks) and `copies`, JSON-ready.
+        """Return `realism`, `fit` (None without masks), `copies` and `far`, JSON-ready.
 
         `copies` is the `proportion` of films closer to a training radiograph than 95 % of the held-out ones are, and the
-        `nominal_rate` that chance gives.
+        `nominal_rate` that chance gives; `far` that of films farther from every one than 95 % are.
         """
         measures = self.judge.realism_and_fit(self.held_out, pairs)
         del measures["realism"]["tsne"]  # of each model, in each fold, a picture of its own: too many to look at
-        copies = proportion(self._detector.find(_audit_images(pairs)))
-        return {**measures, "copies": {**copies, "nominal_rate": self._detector.nominal_rate}}
+        return {**measures, **self._detector.shares(self._detector.gallery.compare(_audit_images(pairs)))}
 
     @cached_property
     def _detector(self) -> CopyDetector:

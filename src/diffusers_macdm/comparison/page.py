@@ -11,7 +11,15 @@ from .models import MODELS
 
 
 # What each measure of the pairs is best at: 1 high, -1 low; telling real from synthetic is best at 0.5 and has no best here.
-DIRECTIONS = {"kid": -1, "precision": 1, "recall": 1, "copy_rate": -1, "anatomy_mask_fit_dice": 1, "lesion_mask_fit_dice": 1}
+DIRECTIONS = {
+    "kid": -1,
+    "precision": 1,
+    "recall": 1,
+    "copy_rate": -1,
+    "far_rate": -1,
+    "anatomy_mask_fit_dice": 1,
+    "lesion_mask_fit_dice": 1,
+}
 
 
 def write_comparison_page(folder: str | Path, result: dict, sheets: Mapping[str, Path]) -> None:
@@ -21,8 +29,8 @@ def write_comparison_page(folder: str | Path, result: dict, sheets: Mapping[str,
         folder: an existing one.
         result: what `comparison.json` says: `conclusion`, `verdicts` (by task and model), `models`, `results` and `differences`
             (as in `evaluation.json`, each with its `train_size`; an arm is a control or a model), `realism` and `fit` (the rows
-            of their measures) and `copies` (`value`, `interval`, `nominal_rate`), each row with its `model` and `train_size`,
-            `notes`, `settings`, `versions`.
+            of their measures), `copies` and `far` (`value`, `interval`, `nominal_rate`), each row with its `model` and
+            `train_size`, `notes`, `settings`, `versions`.
         sheets: a contact sheet of each model, as a PNG file.
     """
     primary = {row["task"]: row["metric"] for row in result["results"] if row["primary"]}
@@ -47,7 +55,7 @@ def _of_size(result: dict, size: int, primary: Mapping[str, str]) -> dict:
     """All tables and plots of one number of training cases."""
     rows = {
         name: [row for row in result[name] if row["train_size"] == size]
-        for name in ("results", "differences", "realism", "fit", "copies")
+        for name in ("results", "differences", "realism", "fit", "copies", "far")
     }
     results: dict[str, dict[str, dict]] = {}
     directions: dict[str, dict[str, int]] = {}
@@ -117,6 +125,8 @@ def _measures(rows: Mapping[str, list[dict]]):
             yield "Masks and copies", row["model"], f"{row['mask']}_fit_dice", row, row["real"]
     for row in rows["copies"]:
         yield "Masks and copies", row["model"], "copy_rate", row, row["nominal_rate"]
+    for row in rows["far"]:
+        yield "Masks and copies", row["model"], "far_rate", row, row["nominal_rate"]
 
 
 def _mark_best(table: Mapping[str, dict], column: str, direction: int) -> None:

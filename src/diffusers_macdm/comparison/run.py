@@ -20,7 +20,7 @@ from ..evaluation.downstream import DownstreamTraining, Stage
 from ..evaluation.judge import Judge
 from ..evaluation.networks import DIAGNOSIS, TASKS
 from ..evaluation.predictions import COLUMNS, tested
-from ..files import begin, locked, read_columns, read_json, write_json
+from ..files import MADE_AGAIN, begin, locked, read_columns, read_json, write_json
 from ..hub.loading import own_version
 from ..progress import Progress
 from .folds import Fold, labels_for
@@ -97,6 +97,8 @@ def compare_in_fold(plan: Plan, fold: Fold, out: Path, show_progress: bool = Tru
             path.parent.mkdir(exist_ok=True)
             write_json(path, measure(pairs[name]))
         measures[name] = read_json(path)
+        if "far" not in measures[name]:
+            raise ValueError(f"{path} is of an earlier version, or damaged (without far); {MADE_AGAIN}.")
     runs = train_and_test(out / fold.folder / "runs", fold, pairs, plan, show_progress)
     return FoldResult(fold, facts, measures, runs)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..audit.verdict import far_note
 from ..evaluation.arms import CONTROLS
 from ..evaluation.endpoints import (
     AT_CHANCE,
@@ -38,8 +39,8 @@ class FoldResult:
 
     Attributes:
         facts: of each model, what `fit` returned and `seconds_per_pair`.
-        measures: of each model `realism` and `fit` (see `evaluation`; fit is None without masks) and `copies` (a
-            `proportion` with its `nominal_rate`).
+        measures: of each model `realism` and `fit` (see `evaluation`; fit is None without masks), `copies` and `far` (a
+            `proportion` with its `nominal_rate` each).
         runs: `(task, arm, seed)` -> columns of the test cases, float64 `[N]` each; a model's name is its arm's.
     """
 
@@ -57,7 +58,8 @@ def summarise(
     The test cases of all folds are taken together, as `macdm evaluate` does. What is measured on the pairs is a mean over the
     trainings of the generative models.
     """
-    results, differences, realism_rows, fit_rows, copies = [], [], [], [], []
+    results, differences, realism_rows, fit_rows = [], [], [], []
+    shares: dict[str, list[dict]] = {"copies": [], "far": []}
     sizes = list(dict.fromkeys(result.fold.size for result in fold_results))
     for size in sizes:
         of_size = [result for result in fold_results if result.fold.size == size]
@@ -72,9 +74,8 @@ def summarise(
             realism_rows += [{**tag, **row} for row in over_folds([measured["realism"]["measures"] for measured in measures])]
             if measures[0]["fit"] is not None:
                 fit_rows += [{**tag, **row} for row in over_folds([measured["fit"]["measures"] for measured in measures])]
-            count, total = (sum(measured["copies"][name] for measured in measures) for name in ("count", "total"))
-            nominal = float(np.mean([measured["copies"]["nominal_rate"] for measured in measures]))
-            copies.append({**tag, **proportion(np.arange(total) < count), "nominal_rate": nominal})
+            for name, rows in shares.items():
+                rows.append({**tag, **_pooled([measured[name] for measured in measures])})
 
     largest = max(row["train_size"] for row in results)
     verdicts, sentences = _conclusions(
@@ -92,10 +93,22 @@ def summarise(
         "differences": differences,
         "realism": realism_rows,
         "fit": fit_rows,
-        "copies": copies,
+        **shares,
         "feature_extractor": fold_results[0].measures[models[0]]["realism"]["feature_extractor"],
-        "notes": _notes(fold_results, models, seeds),
+        "notes": [*_notes(fold_results, models, seeds), *_far_notes(shares["far"], largest)],
     }
+
+
+def _pooled(shares: Sequence[Mapping]) -> dict:
+    """The share of all folds together, with its `nominal_rate`."""
+    count, total = (sum(share[name] for share in shares) for name in ("count", "total"))
+    return {**proportion(np.arange(total) < count), "nominal_rate": float(np.mean([share["nominal_rate"] for share in shares]))}
+
+
+def _far_notes(far: Sequence[Mapping], train_size: int) -> list[str]:
+    """What is to be said of the copies of models whose films are none."""
+    notes = (far_note(_listed([row["model"]]), row["count"], row["total"]) for row in far if row["train_size"] == train_size)
+    return [note for note in notes if note is not None]
 
 
 def _downstream(

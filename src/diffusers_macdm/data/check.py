@@ -62,6 +62,20 @@ def inspect_dataset(data_dir: str | Path, show_progress: bool = False) -> Report
     return report
 
 
+def faults_of_lines(data_dir: str | Path) -> list[Fault]:
+    """List the faults of a data set that show without a look at its images.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: when `data_dir` is no folder.
+    """
+    folder, report = read_folder(data_dir), Report()
+    _check_splits(folder, report)
+    report.faults += [*folder.refusals, *folder.faults]
+    _check_labels(folder, report)
+    _check_patients(folder, report)
+    return report.faults
+
+
 def _check_splits(folder: Folder, report: Report) -> None:
     if "train" in folder.cases:
         return

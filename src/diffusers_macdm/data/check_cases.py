@@ -28,6 +28,7 @@ class CaseInspection:
         self.first_with_content: dict[str, dict[str, str]] = {}  # digest of the decoded radiograph -> split -> file
         self.first_of_depth: dict[int, str] = {}  # bits of a radiograph's values -> file
         self.brightest: dict[int, float] = {}  # of each depth
+        self.splits: dict[str, None] = {}  # that were looked at
 
     def check(self, split: str, case: Case, decoded: Decoded) -> None:
         """Take over what the decoder found, and look at the values of one case."""
@@ -47,8 +48,9 @@ class CaseInspection:
             self.report.fault(self.first_of_depth[12], "two depths", reason)
         if self.brightest and all(value < DARK.get(depth, 0) for depth, value in self.brightest.items()):
             reason = (
-                f"no film of the set is brighter than {max(self.brightest.values()):.2g} of the full scale of its files: all "
-                "come in nearly black; stretch them to the scale of their format (8 or 16 bits), all by the same factor."
+                f"no film of {', '.join(self.splits)} is brighter than {max(self.brightest.values()):.2g} of the full scale of "
+                "its files: all come in nearly black: stretch them to the scale of their format (8 or 16 bits), by one "
+                "factor."
             )
             self.report.fault(next(iter(self.first_of_depth.values())), "dark set", reason)
 
@@ -58,6 +60,7 @@ class CaseInspection:
         if lowest == highest:
             self.report.fault(file, "blank radiograph", f"every pixel has the same value ({highest:g} of 1).")
             return
+        self.splits.setdefault(split)
         self.first_of_depth.setdefault(decoded.depth, file)
         self.brightest[decoded.depth] = max(self.brightest.get(decoded.depth, 0), highest)
         if ((values == lowest) | (values == highest)).all():

@@ -11,6 +11,7 @@ import torch
 from ..macdm.image_processor import resize_case
 from ..macdm.joint_sample import join
 from .augmentation import AUGMENTATION_DIM, PairAugmentation
+from .check_cases import CaseInspection
 from .loading import radiograph_digest
 from .pairs import Pairs
 
@@ -27,6 +28,7 @@ class PairDataset(torch.utils.data.Dataset):
         augmentation: applied to the items that are asked for with an augmentation seed.
         null_label: class label given to unlabeled images; "num_classes" stands for the one after those of the set, None
             refuses them.
+        inspection: looks at each case when it is decoded.
 
     `dataset[index]` is the case as it is and `dataset[index, augmentation_seed]` the augmented one, each a dict of
 
@@ -53,10 +55,11 @@ class PairDataset(torch.utils.data.Dataset):
         size: int,
         augmentation: PairAugmentation | None = None,
         null_label: int | Literal["num_classes"] | None = None,
+        inspection: CaseInspection | None = None,
     ):
         self.pairs = pairs
         self.size = size
-        self.augmentation = augmentation
+        self.augmentation, self.inspection = augmentation, inspection
         self.names: list[str] = pairs.names
         self.masks: tuple[str, ...] = pairs.masks
         labels = pairs["label"]
@@ -96,7 +99,10 @@ class PairDataset(torch.utils.data.Dataset):
         if index not in self._cases:
             if not 0 <= index < len(self):
                 raise IndexError(f"index {index} is outside the {len(self)} cases.")
-            decoded = self.pairs.arrays(index)
+            found = self.pairs.decode(index)
+            decoded = self.pairs.arrays(index, found)
+            if self.inspection is not None:
+                self.inspection.check(self.pairs.split, self.pairs.cases[index], found)
             self._digests[index] = radiograph_digest(decoded[0])
             resized = resize_case(*decoded, self.size)
             self._cases[index] = _tensors(resized)

@@ -79,15 +79,19 @@ class Pairs:
         """Decode the files of a case; what is wrong with them stands in the result."""
         return decode(self.cases[index])
 
-    def arrays(self, index: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    def arrays(self, index: int, decoded: Decoded | None = None) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """Decode a case: radiograph float32 `[H, W]` in [0, 1], anatomy and lesion mask bool `[H, W]`, None for a mask that the
         set does not have.
+
+        Args:
+            index: number of the case.
+            decoded: what `decode` has given, where that was called already.
 
         Raises:
             ValueError: when it cannot be decoded; case and file are named.
         """
         try:
-            return self.decode(index).arrays
+            return (decoded or self.decode(index)).arrays
         except ValueError as error:
             raise ValueError(f"{self.names[index]}: {error}") from error
 

@@ -106,7 +106,7 @@ def _transformers(source: str, device) -> FeatureExtractor:
     try:
         # Not `AutoImageProcessor`: those of today's models need torchvision.
         preprocessing = json.loads(Path(_file_of(source, "preprocessor_config.json")).read_text(encoding="utf-8"))
-        network, loading = transformers.AutoModel.from_pretrained(source, output_loading_info=True)
+        network, loading = transformers.AutoModel.from_pretrained(source, output_loading_info=True, trust_remote_code=False)
     except Exception as error:  # of many classes, from transformers, huggingface_hub and safetensors
         reason = (None if is_folder else hub_reason(error)) or _first_line(error)
         raise ValueError(f"{source}: cannot be loaded as a vision model of transformers: {reason}") from error

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from ..checks import check_weights
 from ..macdm import MaCDMPipeline
+from ..macdm.saved_folder import CONFIG, MODEL_INDEX, WEIGHTS
 from .errors import TRANSPORT_ERROR, hub_reason
-from .model_folder import MODEL_INDEX, check_folder
 from .names import refuse_no_repository, split_revision
 
 
@@ -25,7 +25,7 @@ def load_pipeline(model: str | Path) -> MaCDMPipeline:
 
     Raises:
         FileNotFoundError: when there is no such folder, or it holds no pipeline.
-        ValueError: when it cannot be loaded (see `model_folder.check_folder`), or its weights are not finite.
+        ValueError: when it cannot be loaded (see `macdm.saved_folder.check_folder`), or its weights are not finite.
     """
     is_folder = Path(model).is_dir()
     if is_folder and not (Path(model) / MODEL_INDEX).exists():
@@ -38,7 +38,6 @@ def load_pipeline(model: str | Path) -> MaCDMPipeline:
             repo_id, revision = split_revision(model)
             _ask_the_hub(repo_id, revision)
             folder = Path(MaCDMPipeline.download(repo_id, revision=revision))
-        check_folder(folder)
         pipe = MaCDMPipeline.from_pretrained(folder)
     except Exception as error:  # of many classes, from diffusers, huggingface_hub and safetensors
         reason = None if is_folder else hub_reason(error)
@@ -49,6 +48,29 @@ def load_pipeline(model: str | Path) -> MaCDMPipeline:
         if network is not None:
             check_weights(str(model), network)
     return pipe
+
+
+def network_folder(name: str | Path, weights: bool = True) -> Path:
+    """Return the folder of a single network: the one of this name, or the download of a repository of the Hub.
+
+    Args:
+        name: folder, `owner/name`, or `owner/name@revision`.
+        weights: whether the weights are needed, or the configuration alone.
+
+    Raises:
+        FileNotFoundError: when there is neither such a folder nor such a repository.
+        ConnectionError: when the repository cannot be had from the Hub.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    refuse_no_repository(name)
+    repo_id, revision = split_revision(name)
+    files = [CONFIG, *([f"{WEIGHTS}*.safetensors", f"{WEIGHTS}.safetensors.index.json"] if weights else [])]
+    try:
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=files))
+    except Exception as error:  # of many classes
+        reason = hub_reason(error) or (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConnectionError(f"no such folder, and from the Hub it cannot be had: {reason}") from error
 
 
 def _ask_the_hub(repo_id: str, revision: str | None) -> None:

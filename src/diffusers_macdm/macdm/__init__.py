@@ -23,11 +23,12 @@ _MODULES = {
     "MaCDMPipeline": ".pipeline",
     "MaCDMPipelineOutput": ".pipeline",
     "MaCDMUNet2DModel": ".unet",
+    "check_folder": ".saved_folder",
 }
 
 
 def __getattr__(name: str):
-    """Load a class when it is first asked for: torch and diffusers take seconds, which `macdm --help` need not wait for."""
+    """Load what is asked for when it first is: torch and diffusers take seconds, which `macdm --help` need not wait for."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES[name], __name__), name)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline, ModelMixin
+from diffusers import DDPMScheduler, DiffusionPipeline, ModelMixin, pipelines
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
 from .draws import Draws  # noqa: F401  (of a folder, diffusers copies only the modules that this file itself names)
@@ -19,6 +18,7 @@ from .guidance import Guidance, GuidedDenoiser
 from .image_processor import OUTPUT_TYPES, to_output
 from .inputs import Case, check_given, check_unet, common_batch_size, given_channels, label_tensor, region_from
 from .joint_sample import ANATOMY_MASK, CHANNELS, LESION_MASK, RADIOGRAPH, absent_channels, from_signal, split, to_signal
+from .pipeline_output import MaCDMPipelineOutput
 from .refinement import refine_batch
 from .schedulers import (
     TrainedSchedule,
@@ -36,24 +36,6 @@ from .schedulers import (
 
 # Arguments of `from_pretrained` that say where a checkpoint is: the same for each of its files.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision")
-
-
-@dataclass
-class MaCDMPipelineOutput(BaseOutput):
-    """
-    Output of [`MaCDMPipeline`]: one entry in each field for every pair.
-
-    Args:
-        images: radiographs; list of 8-bit grayscale PIL images, array `[B, H, W, 1]` or tensor `[B, 1, H, W]` in [0, 1].
-        anatomy_masks, lesion_masks: masks in the same form, 0 or 255 as PIL image, 0 or 1 otherwise; `None` of a model that was
-            trained without such masks.
-        class_labels: the labels that were asked for, `None` for "not known".
-    """
-
-    images: list[PIL.Image.Image] | np.ndarray | torch.Tensor
-    anatomy_masks: list[PIL.Image.Image] | np.ndarray | torch.Tensor | None
-    lesion_masks: list[PIL.Image.Image] | np.ndarray | torch.Tensor | None
-    class_labels: list[int | None]
 
 
 class MaCDMPipeline(DiffusionPipeline):
@@ -95,11 +77,19 @@ class MaCDMPipeline(DiffusionPipeline):
         """Load a pipeline from a folder or from the Hub, with the arguments of [`~DiffusionPipeline.from_pretrained`].
 
         A `scheduler` given in place of the checkpoint's own is held to the noise schedule and prediction type that stand in the
-        checkpoint, as one that is assigned later is.
+        checkpoint, as one that is assigned later is. A checkpoint may come from anybody: only classes of MaC-DM and schedulers
+        of diffusers are loaded from it, with weights in safetensors that fit their configurations. Others can be given.
 
         Raises:
-            ValueError: for a scheduler that cannot sample from this model.
+            FileNotFoundError: when a file of the checkpoint is missing.
+            ValueError: for a checkpoint that cannot be loaded safely, and for a scheduler that cannot sample from this model.
         """
+        kwargs["use_safetensors"] = True
+        method = getattr(pipelines, "macdm", None)  # this package, which a repository's copy of this file is without
+        if method is not None and kwargs.get("custom_pipeline") is None:
+            folder = Path(pretrained_model_name_or_path)
+            folder = folder if folder.is_dir() else Path(cls.download(str(pretrained_model_name_or_path), **kwargs))
+            method.check_folder(folder, kwargs.keys(), kwargs.get("variant"))
         pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         where = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         replaced = kwargs.get("scheduler") is not None

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ..checks import check_integer
 from ..data.layout import FOLDERS, METADATA, SPLITS
-from ..files import new_folder
+from ..files import is_filled, locked, new_folder
 from ..progress import Progress
 from .anatomy import draw_anatomy
 from .film import MAX_SIZE, MIN_SIZE, draw_film, render
@@ -47,7 +47,7 @@ def write_phantom(
         The number of cases by split and class: `{"train": {"normal": 177, "lesion": 73}, ...}`.
 
     Raises:
-        FileExistsError: `out` is a file or a folder that holds something.
+        FileExistsError: `out` is a file or a folder that holds something, or another process writes there.
         ValueError: a count, the size or the seed is outside of the allowed range.
     """
     num_normal = check_integer("num_normal", num_normal, 0, MAX_CASES)
@@ -56,22 +56,22 @@ def write_phantom(
         raise ValueError("num_normal and num_lesion are both 0; at least one must be 1 or more")
     size = check_integer("size", size, MIN_SIZE, MAX_SIZE)
     seed = check_integer("seed", seed, 0, 2**32 - 1)
-    out = Path(out)
+    out = Path(out).absolute()
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise FileExistsError(f"{out} exists and is no plain folder; give a folder that does not exist or is empty")
-    if out.is_dir() and any(out.iterdir()):
-        raise FileExistsError(f"{out} is not empty; give a folder that does not exist or is empty")
 
     counts = {}
     for split in SPLITS:
         share = 1 if split == "train" else 4
         counts[split] = {"normal": -(-num_normal // share), "lesion": -(-num_lesion // share)}
 
-    out = out.absolute()
     total = sum(sum(by_class.values()) for by_class in counts.values())
-    with new_folder(out) as folder, Progress(total, "phantom", "film", show=show_progress) as progress:
-        for split_index, split in enumerate(SPLITS):
-            _write_split(folder / split, split_index, list(counts[split].values()), size, seed, progress)
+    with locked(out):
+        if is_filled(out):
+            raise FileExistsError(f"{out} is not empty; give a folder that does not exist or is empty")
+        with new_folder(out) as folder, Progress(total, "phantom", "film", show=show_progress) as progress:
+            for split_index, split in enumerate(SPLITS):
+                _write_split(folder / split, split_index, list(counts[split].values()), size, seed, progress)
     return counts
 
 

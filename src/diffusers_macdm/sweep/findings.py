@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..audit.verdict import MAX_FAR
 from ..report.page import plain
 from ..statistics.trainings import interval_over_trainings, welch_interval
 from .grid import RETRAINING
@@ -111,7 +112,7 @@ def references_of(points: Sequence[dict]) -> dict[str, dict]:
     return {name: {line: float(np.mean(values)) for line, values in of_name.items()} for name, of_name in lines.items()}
 
 
-def notes_of(num_held_out: int, retrained: Sequence[str], train_seeds: Sequence[int]) -> list[str]:
+def notes_of(num_held_out: int, retrained: Sequence[str], train_seeds: Sequence[int], points: Sequence[dict]) -> list[str]:
     notes = [
         "Diagnosis classifier and segmenter were trained once on the real training cases, and their last state was taken: the "
         "held-out cases that are measured against had no part in it.",
@@ -120,7 +121,19 @@ def notes_of(num_held_out: int, retrained: Sequence[str], train_seeds: Sequence[
         notes.append(f"Only {num_held_out} held-out real cases: small differences cannot be seen.")
     if retrained and len(train_seeds) < 3:
         notes.append(f"{len(train_seeds)} training seeds for {' and '.join(retrained)}: fewer than 3 carry no claim.")
-    return notes
+    return [*notes, *_far_notes(points)]
+
+
+def _far_notes(points: Sequence[dict]) -> list[str]:
+    """Say at how many points most films are none, whose copies say nothing."""
+    far = [entry["value"] for point in points for entry in point["measures"] if entry["name"] == "far_rate"]
+    count = sum(value is not None and value > MAX_FAR for value in far)
+    if not count:
+        return []
+    return [
+        f"At {count} of {len(far)} points more than half of the films lie farther from every training film than 95 % of real "
+        "films do: the copy rate there says nothing about copying."
+    ]
 
 
 def table(points: Sequence[dict]) -> bytes:

@@ -69,10 +69,11 @@ class PairMeasures:
         comparison = self.detector.gallery.compare(to_audit_size(gray, pairs.size))
         closeness = self.detector.closeness(comparison)
         median = patient_bootstrap(lambda chosen: float(np.median(closeness[chosen])), pairs.patient_ids, seed=self.judge.seed)
-        copies = proportion(self.detector.is_copy(comparison))
+        shares = self.detector.shares(comparison)
         return [
             _entry("median_copy_closeness", median.to_dict(), {"validation images": 0.0}),
-            _entry("copy_rate", copies, {"chance": self.detector.nominal_rate}),
+            _entry("copy_rate", shares["copies"], {"chance": self.detector.nominal_rate}),
+            _entry("far_rate", shares["far"], {"chance": self.detector.nominal_rate}),
         ]
 
 

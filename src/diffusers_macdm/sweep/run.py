@@ -78,7 +78,7 @@ def _sweep(settings: Settings, show_progress: bool) -> dict:
         "points": points,
         "references": references_of(points),
         "findings": findings,
-        "notes": [*plan.notes, *left_out, *notes_of(len(plan.held_out), plan.retrained, settings.train_seeds)],
+        "notes": [*plan.notes, *left_out, *notes_of(len(plan.held_out), plan.retrained, settings.train_seeds, points)],
         "settings": record,
         "versions": _versions(),
     }
@@ -119,6 +119,8 @@ def measure_points(plan: Plan, measure: PairMeasures, out: Path, show_progress: 
                 content = read_json(path)
                 if not {"settings", "measures"} <= set(content):
                     raise ValueError(f"{path} is damaged (without settings or measures); {MADE_AGAIN}.")
+                if all(entry["name"] != "far_rate" for entry in content["measures"]):
+                    raise ValueError(f"{path} is of an earlier version (without far_rate); {MADE_AGAIN}.")
                 contents.append(content)
             measures = over_trainings([content["measures"] for content in contents])
             points.append({"parameter": parameter, "value": value, "measures": measures, "runs": contents})

@@ -18,7 +18,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ..checks import not_finite
-from ..files import TEMPORARY_SUFFIX, new_folder, read_json, remove_folder, remove_leftovers, write_json, write_text
+from ..files import TEMPORARY_SUFFIX, new_folder, remove_folder, remove_leftovers, write_json, write_text
+from ..macdm.saved_folder import read_object
 from .settings import TrainingSettings
 from .state import AVERAGE, MODEL, OPTIMIZER, OPTIMIZER_0_1_0, WEIGHTS
 
@@ -26,6 +27,7 @@ from .state import AVERAGE, MODEL, OPTIMIZER, OPTIMIZER_0_1_0, WEIGHTS
 logger = logging.getLogger("macdm.training")
 
 PROGRESS = "progress.json"
+UNSEEN = "unseen"  # a file that says that what is due after the update was cut short
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -48,11 +50,26 @@ def checkpoint_step(checkpoint: Path) -> int:
     return json.loads((checkpoint / PROGRESS).read_text())["step"]
 
 
-def save_checkpoint(folder: Path, step: int, total_limit: int | None, write: Callable[[Path], None]) -> Path:
-    """Write `checkpoint-<step>` with what `write` puts into it, then delete those beyond `total_limit`; returns it."""
+def is_seen(checkpoint: Path) -> bool:
+    """Whether all that is due after its last update was done; of an update whose look was cut short it is not."""
+    return not (checkpoint / UNSEEN).exists()
+
+
+def save_checkpoint(folder: Path, step: int, total_limit: int | None, write: Callable[[Path], None], seen: bool = True) -> Path:
+    """Write `checkpoint-<step>` with what `write` puts into it, then delete those beyond `total_limit`; returns it.
+
+    Args:
+        folder: of the checkpoints.
+        step: number of updates that are done.
+        total_limit: number of checkpoints that stay; None keeps all.
+        write: puts files into the folder that it is given.
+        seen: see `is_seen`.
+    """
     target = folder / f"checkpoint-{step}"
     with new_folder(target) as temporary:
         write(temporary)
+        if not seen:
+            write_text(temporary / UNSEEN, "")
         write_json(temporary / PROGRESS, {"step": step, "sha256": _digests(temporary)})
     remove_old(folder, step, total_limit)
     return target
@@ -90,7 +107,7 @@ def _digest(path: Path) -> str:
 def damage(checkpoint: Path) -> str | None:
     """Say what is wrong with a checkpoint, None when it is whole; of 0.1.0's, which have no digests, as far as it shows."""
     try:
-        progress = json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8"))
+        progress = read_object(checkpoint / PROGRESS)
         step, digests = progress["step"], progress.get("sha256")
         is_0_1_0 = digests is None and (checkpoint / OPTIMIZER_0_1_0).is_file()
         names = [f"{MODEL}/{WEIGHTS}", OPTIMIZER_0_1_0 if is_0_1_0 else OPTIMIZER]
@@ -203,7 +220,7 @@ def check_fits(
             "many are needed."
         )
     # The noise first: what is predicted decides parts of the network, too.
-    pairs = [((before or {}).get("scheduler") or {}, scheduler), (read_json(checkpoint / MODEL / "config.json", None), network)]
+    pairs = [((before or {}).get("scheduler") or {}, scheduler), (read_object(checkpoint / MODEL / "config.json"), network)]
     for theirs, ours in pairs:
         ours = json.loads(json.dumps(dict(ours), default=str))
         for name in sorted(theirs.keys() & ours.keys() - MAY_DIFFER):

@@ -32,7 +32,7 @@ from ..macdm.training_losses import ClassificationLoss, known_mask, without_mask
 from ..seeds import derived_seed
 from .averages import by_quartile
 from .checkpoints import append_line, check_fits, prepare_output, truncate_log
-from .data import describe_data, earlier_trainings, load_split, load_training_data, log_masks, task_probabilities
+from .data import describe_data, earlier_trainings, load_split, load_training_data, log_masks, say_faults, task_probabilities
 from .loop import parse_settings, run_script, running, train
 from .networks import build_classifier, check_same_process, timestep_probabilities, training_scheduler
 from .processes import end_training, on_main
@@ -310,6 +310,7 @@ def run(settings: ClassifierSettings, resolved: dict[str, Any], accelerator: Acc
     if validation is not None:
         on_main(accelerator, truncate_log, output_dir / VALIDATION_LOG, trainer.step)
     on_main(accelerator, begin_record, output_dir / RECORD, content, finished)
+    on_main(accelerator, say_faults, settings, dataset)
     counts = configuration["data"]["cases_per_label"]
     log_masks(settings, dataset.masks)
     millions = classifier.num_parameters() / 1e6

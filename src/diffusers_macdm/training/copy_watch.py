@@ -28,10 +28,10 @@ from ..audit.detector import build_detector, unrelated
 from ..audit.images import to_audit_size
 from ..audit.membership import denoising_errors
 from ..audit.radiographs import Radiographs
+from ..audit.verdict import far_note, named
 from ..data.dataset import PairDataset
 from ..files import TEMPORARY_SUFFIX, new_folder, remove_folder, write_json
 from ..macdm import MaCDMPipeline
-from ..statistics.proportions import proportion
 from .data import load_split
 from .settings import DenoiserSettings
 
@@ -132,7 +132,8 @@ class CopyAudit:
 
         Returns:
             `step`, `copy_rate` (`value`, 95 % Wilson `interval`, `copies`, `total`, and the `nominal_rate` of a model that
-            copies nobody), and `train_loss`, `validation_loss` and `gap` with `q0` (nearly clean) to `q3` (nearly noise) each.
+            copies nobody), `far_rate` likewise (samples that are farther from every training film than real ones are), and
+            `train_loss`, `validation_loss` and `gap` with `q0` (nearly clean) to `q3` (nearly noise) each.
             The losses are those of the noise (DDPM eq. 14), whatever the network predicts.
 
         Raises:
@@ -146,13 +147,12 @@ class CopyAudit:
         )
         if not np.isfinite([train_loss, validation_loss]).all():
             raise ValueError(f"The denoising loss is not finite at the audit of step {step}: lower --learning_rate.")
-        found = proportion(self.detector.find(to_audit_size(self._samples(pipeline), self.settings.resolution)))
+        images = to_audit_size(self._samples(pipeline), self.settings.resolution)
+        shares = self.detector.shares(self.detector.gallery.compare(images))
         return {
             "step": step,
-            "copy_rate": {
-                **{"copies" if name == "count" else name: value for name, value in found.items()},
-                "nominal_rate": self.detector.nominal_rate,
-            },
+            "copy_rate": named(shares["copies"], "copies"),
+            "far_rate": named(shares["far"], "far"),
             "train_loss": _quartiles(train_loss),
             "validation_loss": _quartiles(validation_loss),
             "gap": _quartiles(validation_loss - train_loss),
@@ -201,7 +201,7 @@ def tracked(audit: dict[str, Any]) -> dict[str, float]:
     values = {f"audit/{n}/{q}": value for n in ("train_loss", "validation_loss", "gap") for q, value in audit[n].items()}
     low, high = audit["copy_rate"]["interval"]
     rate = {"audit/copy_rate": audit["copy_rate"]["value"], "audit/copy_rate/low": low, "audit/copy_rate/high": high}
-    return values | rate
+    return values | rate | {"audit/far_rate": audit["far_rate"]["value"]}
 
 
 # ------------------------------------------------------------------------------------------------------ the best state
@@ -268,8 +268,10 @@ def sentence(audit: dict[str, Any]) -> str:
     rate = audit["copy_rate"]
     low, high = rate["interval"]
     gaps = " ".join(f"{value:+.4f}" for value in audit["gap"].values())
+    far = far_note("this state", audit["far_rate"]["far"], audit["far_rate"]["total"])
     return (
         f"Audit at step {audit['step']}: {rate['copies']} of {rate['total']} samples are closer to a training image than 95 % "
         f"of validation images ({rate['value']:.0%}, 95 % interval {low:.0%} to {high:.0%}; chance gives "
         f"{rate['nominal_rate']:.0%}). Validation loss minus training loss by quartile of the noise level: {gaps}."
+        + ("" if far is None else f" {far}")
     )

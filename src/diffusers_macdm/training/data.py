@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 
 from ..data.augmentation import AUGMENTATION_DIM, PairAugmentation
+from ..data.check import faults_of_lines
+from ..data.check_cases import CaseInspection
 from ..data.dataset import UNLABELED, PairDataset
+from ..data.faults import Report
 from ..data.labels import gap
 from ..data.layout import without_words
 from ..data.loading import HUB, load_pairs
@@ -60,7 +63,8 @@ def load_training_data(settings: TrainingSettings) -> PairDataset:
             gamma=settings.gamma,
             probability=settings.augmentation_probability,
         )
-    dataset = PairDataset(pairs, settings.resolution, augmentation, null_label="num_classes")
+    inspection = CaseInspection(Report())
+    dataset = PairDataset(pairs, settings.resolution, augmentation, null_label="num_classes", inspection=inspection)
     known = {label for label in dataset.labels if label < dataset.num_classes}
     missing = gap(known)
     if missing is not None:  # a class that no film has would be trained, and sampled
@@ -71,6 +75,24 @@ def load_training_data(settings: TrainingSettings) -> PairDataset:
             "labels must name at least two classes (0 normal, 1 lesion)."
         )
     return dataset
+
+
+def say_faults(settings: TrainingSettings, dataset: PairDataset) -> None:
+    """Warn of the faults that `macdm check` finds and that do not keep the data from being trained on.
+
+    Looked at are the lines of all splits, and the cases to train on, all of which have been decoded (`describe_data`).
+    """
+    dataset.inspection.compare_all()
+    data, faults = data_of(settings), dataset.inspection.report.faults
+    if not data.startswith(HUB):
+        faults = [*faults_of_lines(data), *faults]
+    if faults:
+        first, more = faults[0], len(faults) - 1
+        others = f", and {more} more fault{'s' if more > 1 else ''}" if more else ""
+        logger.warning(
+            f"{data} is trained on as it is, and has a fault: {first.file}: {first.reason.rstrip('.')}{others} (`macdm check` "
+            "lists every one)."
+        )
 
 
 def describe_data(dataset: PairDataset) -> dict[str, Any]:

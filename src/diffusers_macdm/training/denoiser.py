@@ -27,13 +27,14 @@ from ..macdm.training_losses import DenoisingLoss
 from ..report.contact_sheet import contact_sheet, save
 from . import copy_watch
 from .averages import by_quartile
-from .checkpoints import append_line, check_fits, prepare_output, truncate_log
+from .checkpoints import append_line, check_fits, is_seen, prepare_output, truncate_log
 from .data import (
     augmentation_dim,
     describe_data,
     earlier_trainings,
     load_training_data,
     log_masks,
+    say_faults,
     task_probabilities,
 )
 from .formulations import hybrid_loss
@@ -51,7 +52,7 @@ from .records import (
     record_of_run,
 )
 from .settings import DenoiserSettings
-from .stopping import Stopping
+from .stopping import Interrupted, Stopping
 from .trainer import Trainer
 
 
@@ -177,6 +178,7 @@ class Watch:
         audit: the copy audit, on the main process of a run that has one.
         best: the state that is kept, on the main process of a run with `--max_copy_rate`.
         is_audited: whether there are audits at all, on every process.
+        stopping: what cuts a look short when the training is to end.
     """
 
     settings: DenoiserSettings
@@ -186,32 +188,45 @@ class Watch:
     audit: copy_watch.CopyAudit | None
     best: copy_watch.BestState | None
     is_audited: bool
+    stopping: Stopping
 
     def __call__(self, step: int, unet, ema) -> bool:
-        """Look at the state after update `step`; True, the same on all processes, ends the training."""
+        """Look at the state after update `step`; True, the same on all processes, ends the training.
+
+        Raises:
+            Interrupted: on all processes, when the training is to end; the look is to be taken again.
+        """
+        is_audit_step = self.is_audited and copy_watch.is_audit_step(self.settings, step)
+        ends, number = False, 0
         if self.accelerator.is_main_process:
-            self._show_and_keep(step, unet, ema)
-        if not self.is_audited or not copy_watch.is_audit_step(self.settings, step):
-            return False
-        stop = [False]
-        if self.audit is not None:
-            rate = self._audit(step, build_pipeline(self.settings, unet, ema, None))
-            # At the last step there is nothing to stop.
-            too_high = self.settings.stop_above_max_copy_rate and rate > self.settings.max_copy_rate
-            stop = [too_high and step < self.settings.max_train_steps]
-        return broadcast_object_list(stop)[0]  # here all others wait for the audit
+            try:
+                self._show_and_keep(step, unet, ema)
+                if is_audit_step and self.audit is not None:
+                    rate = self._audit(step, build_pipeline(self.settings, unet, ema, None))
+                    # At the last step there is nothing to stop.
+                    too_high = self.settings.stop_above_max_copy_rate and rate > self.settings.max_copy_rate
+                    ends = too_high and step < self.settings.max_train_steps
+            except Interrupted as interrupted:
+                number = interrupted.number
+        if is_audit_step or step % self.settings.validation_steps == 0:  # here all others wait
+            ends, number = broadcast_object_list([ends, number])
+        if number:
+            raise Interrupted(number)
+        return ends
 
     def _show_and_keep(self, step: int, unet, ema) -> None:
         settings = self.settings
-        if step % settings.validation_steps == 0:
-            pipeline = build_pipeline(settings, unet, ema, self.classifier)
-            draw_samples(settings, self.accelerator, pipeline, self.num_classes, step)
         if step == settings.weak_unet_step:
             with new_folder(Path(settings.output_dir) / "weak_unet") as folder:
                 build_pipeline(settings, unet, ema, None).unet.save_pretrained(folder)
+        if step % settings.validation_steps == 0:
+            pipeline = build_pipeline(settings, unet, ema, self.classifier)
+            with self.stopping.interruptible():
+                draw_samples(settings, self.accelerator, pipeline, self.num_classes, step)
 
     def _audit(self, step: int, pipeline: MaCDMPipeline) -> float:
-        result = self.audit(pipeline, step)
+        with self.stopping.interruptible():
+            result = self.audit(pipeline, step)
         append_line(Path(self.settings.output_dir) / copy_watch.AUDIT_LOG, result)
         self.accelerator.log(copy_watch.tracked(result), step=step)
         logger.info(copy_watch.sentence(result))
@@ -222,12 +237,13 @@ class Watch:
     def take_up(self, step: int, resume: Path | None) -> None:
         """Go on from the checkpoint that is resumed, or begin; on the main process, the first thing that is written."""
         if self.audit is not None:
-            truncate_log(Path(self.settings.output_dir) / copy_watch.AUDIT_LOG, step)
+            audited = step if resume is None or is_seen(resume) else step - 1
+            truncate_log(Path(self.settings.output_dir) / copy_watch.AUDIT_LOG, audited)
         if self.best is not None:
             self.best.restore_from(resume)
 
 
-def watch_for(settings: DenoiserSettings, accelerator: Accelerator, resolved: dict[str, Any]) -> Watch:
+def watch_for(settings: DenoiserSettings, accelerator: Accelerator, resolved: dict[str, Any], stopping: Stopping) -> Watch:
     """Prepare what looks at the denoiser.
 
     Raises:
@@ -240,7 +256,7 @@ def watch_for(settings: DenoiserSettings, accelerator: Accelerator, resolved: di
             best = copy_watch.BestState(Path(settings.output_dir), settings.max_copy_rate)
     is_audited = resolved["validation"] is not None
     num_classes = resolved["dataset"].num_classes
-    return Watch(settings, accelerator, num_classes, resolved["classifier"], audit, best, is_audited)
+    return Watch(settings, accelerator, num_classes, resolved["classifier"], audit, best, is_audited, stopping)
 
 
 def check_weak_unet(settings: DenoiserSettings, step: int, resume: Path | None) -> None:
@@ -312,7 +328,7 @@ def run(settings: DenoiserSettings, resolved: dict[str, Any], accelerator: Accel
     # Again, now that nobody else writes here: its training may have ended since.
     classifier = find_classifier(settings, dataset.num_classes, dataset.masks)
     configuration = {**configuration, "guidance_classifier": None if classifier is None else dict(classifier.config)}
-    watch = watch_for(settings, accelerator, {**resolved, "classifier": classifier})
+    watch = watch_for(settings, accelerator, {**resolved, "classifier": classifier}, stopping)
     features = None
     if watch.classifier is not None:
         watch.classifier.to(accelerator.device)
@@ -329,6 +345,7 @@ def run(settings: DenoiserSettings, resolved: dict[str, Any], accelerator: Accel
     content = record_of_run(NETWORK, configuration, accelerator, resume, trainer.step)
     on_main(accelerator, watch.take_up, trainer.step, resume)
     on_main(accelerator, begin_record, output_dir / RECORD, content, finished)
+    on_main(accelerator, say_faults, settings, dataset)
     counts = configuration["data"]["cases_per_label"]
     log_masks(settings, dataset.masks)
     logger.info(f"{len(dataset)} cases {counts}, {unet.num_parameters() / 1e6:.2f} M parameters, on {accelerator.device}.")

@@ -30,7 +30,7 @@ from .checkpoints import remove_old, remove_torn, truncate_log
 from .formulations import FORMULATIONS
 from .processes import end_training, held, saying_what_is_kept
 from .settings import RENAMED, TrainingSettings
-from .stopping import Stopping, ignore_signals
+from .stopping import Interrupted, Stopping, ignore_signals
 from .trainer import Trainer
 
 
@@ -90,6 +90,7 @@ def train(
         write: puts what else a checkpoint is to hold into its folder; on the main process.
         after_step: called on all processes after each update with its number, the network and the average. True, the
             same on all of them, ends the training here, without a checkpoint: a run resumed before comes to the same end.
+            `Interrupted`, the same on all of them, ends it by that signal, with a checkpoint whose resume calls it again.
     """
     settings, accelerator, step = trainer.settings, trainer.accelerator, trainer.step
     if accelerator.is_main_process:
@@ -105,7 +106,13 @@ def train(
         stopping.deferred(),
         Progress(settings.max_train_steps, trainer.name, initial=step, show=accelerator.is_local_main_process) as progress,
     ):
-        for micro_step, batch in enumerate(batches(settings, accelerator, dataset, first), start=first):
+        ends = False
+        if not trainer.seen:
+            ends, _ = _look(trainer, after_step)
+            if trainer.stopped_by:
+                _stop(trainer, trainer.save(write, seen=False))
+        steps = () if ends else batches(settings, accelerator, dataset, first)
+        for micro_step, batch in enumerate(steps, start=first):
             if not trainer.micro_step(micro_step, batch, stopping.requested()):
                 continue
             step = trainer.step
@@ -113,24 +120,44 @@ def train(
             is_last = step == settings.max_train_steps or trainer.stopped_by
             is_checkpoint = step % settings.checkpointing_steps == 0 or is_last
             # Each checkpoint is logged as well: no broken weights are kept, and no average reaches across a place to resume.
-            if step % settings.logging_steps == 0 or is_checkpoint:
+            is_logged = step % settings.logging_steps == 0 or is_checkpoint
+            if is_logged:
                 progress.note(f"loss {trainer.log():.4f}")
-            if after_step is not None and after_step(step, trainer.model, trainer.ema):
+            ends, seen = _look(trainer, after_step)
+            if ends:
                 break
-            if is_checkpoint:  # last, so that a run resumed here misses nothing of this step
-                kept = trainer.save(write)
+            if not (seen or is_logged):
+                trainer.log()
+            if is_checkpoint or not seen:  # last, so that a run resumed here misses nothing of this step
+                kept = trainer.save(write, seen)
             if trainer.stopped_by:
-                end_training(accelerator)
-                if accelerator.is_main_process:
-                    name = signal.Signals(trainer.stopped_by).name
-                    print(
-                        f"{name}: stopped after update {step} of {settings.max_train_steps}, {kept} is written; go on with "
-                        "--resume_from_checkpoint latest.",
-                        file=sys.stderr,
-                    )
-                raise SystemExit(128 + trainer.stopped_by)
+                _stop(trainer, kept)
     accelerator.wait_for_everyone()
     return trainer.model, trainer.ema
+
+
+def _look(trainer: Trainer, after_step: Callable[[int, torch.nn.Module, EMAModel | None], bool] | None) -> tuple[bool, bool]:
+    """Call `after_step`; return whether it ends the training, and whether it was not cut short by a signal."""
+    if after_step is None:
+        return False, True
+    try:
+        return after_step(trainer.step, trainer.model, trainer.ema), True
+    except Interrupted as interrupted:
+        trainer.stopped_by = interrupted.number
+        return False, False
+
+
+def _stop(trainer: Trainer, kept: Path) -> None:
+    """End the process by the signal that the training is stopped by; say which checkpoint is there."""
+    end_training(trainer.accelerator)
+    if trainer.accelerator.is_main_process:
+        name, last = signal.Signals(trainer.stopped_by).name, trainer.settings.max_train_steps
+        print(
+            f"{name}: stopped after update {trainer.step} of {last}, {kept} is written; go on with "
+            "--resume_from_checkpoint latest.",
+            file=sys.stderr,
+        )
+    raise SystemExit(128 + trainer.stopped_by)
 
 
 def batches(settings: TrainingSettings, accelerator: Accelerator, dataset: PairDataset, first: int):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,14 +13,18 @@ from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 from ..checks import check_weights
 from ..conversion.guided_diffusion import load_guided_diffusion, without_class_labels
 from ..conversion.plain_unet import from_plain, from_unet2d
+from ..hub.loading import network_folder
 from ..macdm import GuidanceClassifier, MaCDMUNet2DModel
 from ..macdm.forward_process import ForwardProcess, lognormal_timesteps
 from ..macdm.joint_sample import CHANNELS, MASKS, masks_of
+from ..macdm.saved_folder import CONFIG, check_config, check_network, read_object
 from .formulations import largest_film_noise
 from .settings import ClassifierSettings, DenoiserSettings, TrainingSettings
 
 
 logger = logging.getLogger("macdm.training")
+
+OF_THE_OPTIONS = "The network that the options ask for"
 
 
 def network_arguments(settings: TrainingSettings, masks: Sequence[str] = MASKS) -> dict[str, Any]:
@@ -75,7 +78,7 @@ def timestep_probabilities(settings: TrainingSettings, process: ForwardProcess) 
 
 def check_same_process(settings: TrainingSettings, scheduler_config: Path) -> None:
     """Raise `ValueError` where this file records another noise schedule than that of this run."""
-    theirs = json.loads(scheduler_config.read_text()) if scheduler_config.is_file() else {}
+    theirs = read_object(scheduler_config) if scheduler_config.is_file() else {}
     for option, name in {"ddpm_num_steps": "num_train_timesteps", "ddpm_beta_schedule": "beta_schedule"}.items():
         ours = getattr(settings, option)
         if theirs.get(name, ours) != ours:
@@ -86,7 +89,9 @@ def check_same_process(settings: TrainingSettings, scheduler_config: Path) -> No
 
 
 def build_classifier(settings: ClassifierSettings, num_classes: int, masks: Sequence[str] = MASKS) -> GuidanceClassifier:
-    return GuidanceClassifier(**network_arguments(settings, masks), in_channels=len(CHANNELS), num_classes=num_classes)
+    config = {**network_arguments(settings, masks), "in_channels": len(CHANNELS), "num_classes": num_classes}
+    check_config(OF_THE_OPTIONS, config, GuidanceClassifier)
+    return GuidanceClassifier(**config)
 
 
 def build_unet(
@@ -108,27 +113,28 @@ def build_unet(
         if Path(settings.pretrained_unet).is_file():
             plain, weights = _load_guided_diffusion(settings, num_classes)
             unet = from_plain(plain, weights, **overrides)
-        elif _load_config("pretrained_unet", settings.pretrained_unet).get("_class_name") == "MaCDMUNet2DModel":
-            unet = MaCDMUNet2DModel.from_pretrained(settings.pretrained_unet)
         else:
-            unet = from_unet2d(UNet2DModel.from_pretrained(settings.pretrained_unet), **overrides)
+            unet = _load_unet(settings.pretrained_unet)
+            if not isinstance(unet, MaCDMUNet2DModel):
+                unet = from_unet2d(unet, **overrides)
     elif settings.model_config_name_or_path:
-        config = _load_config("model_config_name_or_path", settings.model_config_name_or_path)
-        unet = MaCDMUNet2DModel.from_config(config)
+        unet = MaCDMUNet2DModel.from_config(_load_config(settings.model_config_name_or_path))
     else:
         network, film_noise = network_arguments(settings, masks), largest_film_noise(settings)
         up_block_types = tuple(name.replace("Down", "Up") for name in reversed(network["down_block_types"]))
-        unet = MaCDMUNet2DModel(
+        config = {
             **network,
-            up_block_types=up_block_types,
-            out_channels=len(CHANNELS) * (2 if settings.learned_variance else 1),
-            detail_channels=settings.detail_channels,
-            film_noise=film_noise,
-            num_train_timesteps=settings.ddpm_num_steps if film_noise else None,
-            beta_schedule=settings.ddpm_beta_schedule if film_noise else "linear",
-            num_class_embeds=num_classes + 1,
-            augmentation_dim=augmentation_dim,
-        )
+            "up_block_types": up_block_types,
+            "out_channels": len(CHANNELS) * (2 if settings.learned_variance else 1),
+            "detail_channels": settings.detail_channels,
+            "film_noise": film_noise,
+            "num_train_timesteps": settings.ddpm_num_steps if film_noise else None,
+            "beta_schedule": settings.ddpm_beta_schedule if film_noise else "linear",
+            "num_class_embeds": num_classes + 1,
+            "augmentation_dim": augmentation_dim,
+        }
+        check_config(OF_THE_OPTIONS, config, MaCDMUNet2DModel)
+        unet = MaCDMUNet2DModel(**config)
     if settings.pretrained_unet:
         check_weights(f"--pretrained_unet {settings.pretrained_unet}", unet)
     needed = {
@@ -179,14 +185,28 @@ def _load_guided_diffusion(settings: DenoiserSettings, num_classes: int) -> tupl
     return plain, weights
 
 
-def _load_config(option: str, name_or_path: str) -> dict[str, Any]:
-    if Path(name_or_path).is_file():
-        return json.loads(Path(name_or_path).read_text())
+def _load_unet(name: str) -> UNet2DModel | MaCDMUNet2DModel:
+    """The network of `--pretrained_unet`, a folder or a repository of the Hub, from safetensors that fit its configuration."""
     try:
-        return UNet2DModel.load_config(name_or_path)
-    except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise FileNotFoundError(f"--{option} {name_or_path}: no model can be read here ({reason})") from error
+        folder = network_folder(name)
+        of_macdm = read_object(folder / CONFIG).get("_class_name") == MaCDMUNet2DModel.__name__
+        network_class = MaCDMUNet2DModel if of_macdm else UNet2DModel
+        check_network(folder, network_class)
+    except (ValueError, OSError) as error:
+        raise type(error)(f"--pretrained_unet {name}: no model can be read here ({error})") from error
+    return network_class.from_pretrained(folder, use_safetensors=True)
+
+
+def _load_config(name: str) -> dict[str, Any]:
+    """The configuration of `--model_config_name_or_path`: a file, or in a folder or a repository of the Hub."""
+    try:
+        path = Path(name) if Path(name).is_file() else network_folder(name, weights=False) / CONFIG
+        config = read_object(path)
+        known = {key: value for key, value in config.items() if key != "_class_name"}  # a plain one will do
+        check_config(path, known, MaCDMUNet2DModel)
+    except (ValueError, OSError) as error:
+        raise type(error)(f"--model_config_name_or_path {name}: no model can be read here ({error})") from error
+    return config
 
 
 def find_classifier(settings: DenoiserSettings, num_classes: int, masks: Sequence[str] = MASKS) -> GuidanceClassifier | None:
@@ -202,7 +222,8 @@ def find_classifier(settings: DenoiserSettings, num_classes: int, masks: Sequenc
         if settings.lambda_perceptual:
             raise ValueError(f"--lambda_perceptual {settings.lambda_perceptual} needs --guidance_classifier for its features.")
         return None
-    classifier = GuidanceClassifier.from_pretrained(found[0])
+    check_network(found[0], GuidanceClassifier)
+    classifier = GuidanceClassifier.from_pretrained(found[0], use_safetensors=True)
     check_weights(str(found[0]), classifier)
     config = classifier.config
     for name in ("channel_weights", "mask_weighting"):
@@ -221,5 +242,5 @@ def find_classifier(settings: DenoiserSettings, num_classes: int, masks: Sequenc
 
 
 def _is_classifier(folder: Path) -> bool:
-    config = folder / "config.json"
-    return config.is_file() and json.loads(config.read_text()).get("_class_name") == "GuidanceClassifier"
+    config = folder / CONFIG
+    return config.is_file() and read_object(config).get("_class_name") == GuidanceClassifier.__name__

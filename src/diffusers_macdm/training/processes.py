@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,7 +13,7 @@ from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from torch.nn.parallel import DistributedDataParallel
 
-from ..files import locked
+from ..files import DISK_IS_FULL, error_number, locked
 from .checkpoints import list_checkpoints
 
 
@@ -29,7 +28,7 @@ def on_main(accelerator: Accelerator, function: Callable[..., Result], *argument
         try:
             result = function(*arguments)
         except SafetensorError as safetensors_error:
-            error = OSError(_errno(safetensors_error), str(safetensors_error))
+            error = OSError(error_number(safetensors_error), str(safetensors_error))
         except (ValueError, OSError) as user_error:
             error = user_error
     if accelerator.num_processes > 1:
@@ -57,21 +56,12 @@ def saying_what_is_kept(checkpoints: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        if _errno(error) not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error_number(error) not in DISK_IS_FULL:
             raise
         kept = list_checkpoints(checkpoints)
         what = f"{kept[-1]} is kept: go on from it by --resume_from_checkpoint latest" if kept else "no checkpoint was written"
         where = f" at {error.filename}" if getattr(error, "filename", None) else ""
         raise OSError(f"The disk is full{where}. Free some space; {what}.") from error
-
-
-def _errno(error: OSError | SafetensorError) -> int | None:
-    """Number of the operating system's error; safetensors has it in its text alone, "... Os { code: 28, kind: ..."."""
-    if isinstance(error, OSError):
-        return error.errno
-    text = str(error)
-    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return next((number for number in numbers if f"code: {number}," in text or f"os error {number})" in text), None)
 
 
 def end_training(accelerator: Accelerator) -> None:

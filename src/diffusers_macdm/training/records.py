@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,10 @@ def record_of_run(
     Returns:
         The configuration, `run` (what it ran on), and `history`: of each earlier part of the training that was run otherwise,
         the `arguments`, `run` and `versions`, and `until_step`, where it ended.
+
+    Raises:
+        ValueError: when the run that goes on takes another number of cases for an update: which cases these are, and their
+            noise, follows from it.
     """
     run = {
         "num_processes": accelerator.num_processes,
@@ -106,6 +110,7 @@ def record_of_run(
     if resume is not None:
         content["earlier_trainings"] = provenance.earlier_trainings(before, content)
     if before is not None:
+        _refuse_other_updates(resume, _options(before, SETTINGS[network]), content["arguments"] | run)
         if changes := changed_options(before, content, SETTINGS[network]):
             logger.warning(f"Resumed with other options than before: {', '.join(changes)}.")
         part = {name: before[name] for name in ("arguments", "run", "versions") if name in before}
@@ -137,30 +142,49 @@ def changed_options(before: dict[str, Any], now: dict[str, Any], settings_class:
     The earlier record may be another version's, whose options have other names or are not there: what it does not say is the
     default, what is not known any more is left out.
     """
-    ours = {old.removeprefix("--"): (new,) if isinstance(new, str) else new for old, new in RENAMED.items()}
-    said = {
-        new.removeprefix("--"): value
-        for name, value in before["arguments"].items()
-        if value is not None  # which is how an earlier version recorded some options that were not given
-        for new in ours.get(name, (name,))
-    }
-    defaults = json.loads(json.dumps(dataclasses.asdict(settings_class()), default=str))
-    then = {**defaults, **said, **before.get("run", {})}
+    then = _options(before, settings_class)
     after = now["arguments"] | now.get("run", {})
     no_matter = {"resume_from_checkpoint", "output_dir"}
-    if cases_of_a_step(then) == cases_of_a_step(after):  # shared out otherwise, they train the same weights
+    if _product(then, CASES_OF_A_STEP) == _product(after, CASES_OF_A_STEP):  # shared out otherwise: the same weights
         no_matter.update(CASES_OF_A_STEP)
     names = [name for name in after if name in then and name not in no_matter]
     return [f"{name} {then[name]} -> {after[name]}" for name in names if then[name] != after[name]]
 
 
+def _options(record: dict[str, Any], settings_class: type[TrainingSettings]) -> dict[str, Any]:
+    """Return the options and the `run` of a record, by their names of today."""
+    ours = {old.removeprefix("--"): (new,) if isinstance(new, str) else new for old, new in RENAMED.items()}
+    said = {
+        new.removeprefix("--"): value
+        for name, value in record["arguments"].items()
+        if value is not None  # which is how an earlier version recorded some options that were not given
+        for new in ours.get(name, (name,))
+    }
+    defaults = json.loads(json.dumps(dataclasses.asdict(settings_class()), default=str))
+    return {**defaults, **said, **record.get("run", {})}
+
+
 CASES_OF_A_STEP = ("train_batch_size", "num_processes")
+CASES_OF_AN_UPDATE = (*CASES_OF_A_STEP, "gradient_accumulation_steps")
 
 
-def cases_of_a_step(options: Mapping[str, Any]) -> int | None:
-    """Return the number of cases that all processes take at once; None where the options do not say."""
-    numbers = [options.get(name) for name in CASES_OF_A_STEP]
+def _product(options: Mapping[str, Any], names: Sequence[str]) -> int | None:
+    """Return how many cases these options give together; None where one of them is not said."""
+    numbers = [options.get(name) for name in names]
     return None if None in numbers else math.prod(numbers)
+
+
+def _refuse_other_updates(checkpoint: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    before, after = (_product(options, CASES_OF_AN_UPDATE) for options in (then, now))
+    if None in (before, after) or before == after:
+        return
+    changed = next(name for name in CASES_OF_AN_UPDATE if then[name] != now[name])
+    option = f"--{changed} {now[changed]}" if changed != "num_processes" else f"a run of {now[changed]} processes"
+    raise ValueError(
+        f"{option} does not fit {checkpoint}, whose updates take {before} cases (train_batch_size {then['train_batch_size']} x "
+        f"gradient_accumulation_steps {then['gradient_accumulation_steps']} x {then['num_processes']} processes), and those of "
+        f"this run {after}: it would go on at another place among the cases. Give options with the same product."
+    )
 
 
 def keep_classifier_record(source: str | Path, output_dir: Path) -> None:

@@ -174,6 +174,9 @@ class TrainingSettings:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ValueError(f"--{name} {getattr(self, name)} is not allowed: it must be greater than 0.")
+        for name, most in {"resolution": 4096, "layers_per_block": 64, "ddpm_num_steps": 100_000}.items():
+            if getattr(self, name) > most:  # before memory is taken
+                raise ValueError(f"--{name} {getattr(self, name)} is not allowed: it must be at most {most}.")
         for name in ("seed", "lr_warmup_steps", "dataloader_num_workers", "attention_levels"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} {getattr(self, name)} is not allowed: it must be 0 or more.")

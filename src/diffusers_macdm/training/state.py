@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..files import read_json, write_json
@@ -49,8 +50,15 @@ def read_state(folder: Path, model: torch.nn.Module, average: EMAModel | None, o
     """Take over a checkpoint, of this version or of 0.1.0; rates and decays stay those of the options.
 
     Raises:
-        ValueError: when there is something that it does not hold.
+        ValueError: when there is something that it does not hold, or what it holds is not of this network.
     """
+    try:
+        _read_state(folder, model, average, optimizer, scaler)
+    except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{folder} is not of this network: {str(error).strip().splitlines()[-1].strip()}") from error
+
+
+def _read_state(folder: Path, model: torch.nn.Module, average: EMAModel | None, optimizer, scaler) -> None:
     if average is not None:
         if not (folder / AVERAGE).is_dir():
             raise ValueError(f"--use_ema does not fit {folder}, which was trained without a moving average: add --no-use_ema.")
@@ -67,12 +75,24 @@ def read_state(folder: Path, model: torch.nn.Module, average: EMAModel | None, o
         for name, value in load_file(folder / OPTIMIZER).items():
             parameter, _, key = name.rpartition("/")
             state.setdefault(numbers[parameter], {})[key] = value
+    _check_moments(state, list(model.parameters()))
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     if scaler is not None:
         if (folder / SCALER).is_file():
             scaler.load_state_dict(read_json(folder / SCALER))
         elif (folder / SCALER_0_1_0).is_file():
             scaler.load_state_dict(_unpickled(folder / SCALER_0_1_0))
+
+
+def _check_moments(state: dict[int, dict[str, torch.Tensor]], parameters: list[torch.nn.Parameter]) -> None:
+    """Raise `RuntimeError` for moments of other shapes, which torch would first notice in its update."""
+    for number, values in state.items():
+        for key in ("exp_avg", "exp_avg_sq"):
+            if values[key].shape != parameters[number].shape:
+                found, needed = (list(tensor.shape) for tensor in (values[key], parameters[number]))
+                raise RuntimeError(f"{key} of a weight is of shape {found}, {needed} is needed")
+        if values["step"].numel() != 1:
+            raise RuntimeError("the number of updates of a weight is no number")
 
 
 def _moments_of_0_1_0(path: Path, num_parameters: int) -> dict[int, dict[str, torch.Tensor]]:

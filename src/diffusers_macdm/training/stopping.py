@@ -17,18 +17,30 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME_SIGNAL = 3.0
 
 
+LOOK_FOR_LAUNCHER = 1.0  # seconds between two looks, where nobody asks
+
+
+class Interrupted(BaseException):
+    """Raised in an `interruptible` block; `number` is that of the signal. No `Exception`, so that nobody else takes it."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+
 class Stopping:
     """Notices that the training is to end; a context that handles the signals until its end.
 
     In the loop (`deferred`) a signal is remembered, and the loop asks for it after each update; a second one ends the process
-    at once. Elsewhere, where there is nothing to keep, the first one does. The launcher of accelerate dies of a signal without
-    handing it on: its end counts as SIGTERM, so that no training is left behind.
+    at once. What may take minutes between two updates is `interruptible`. Elsewhere, where there is nothing to keep, the first
+    one does. The launcher of accelerate dies of a signal without handing it on: its end counts as SIGTERM, so that no training
+    is left behind.
     """
 
     def __init__(self):
         self._signal: int | None = None
         self._since = 0.0
-        self._deferred = False
+        self._deferred = self._interruptible = False
         is_launched = "ACCELERATE_MIXED_PRECISION" in os.environ  # which the launcher always sets
         self._launcher = os.getppid() if is_launched else None
 
@@ -51,6 +63,27 @@ class Stopping:
         finally:
             self._deferred = False
 
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """End the block by `Interrupted` as soon as the training is to end: what it does must be of no use unless complete."""
+        if number := self.requested():
+            raise Interrupted(number)
+        ended = threading.Event()
+        if self._launcher is not None:
+            threading.Thread(target=self._look_for_launcher, args=(ended,), daemon=True).start()
+        self._interruptible = True
+        try:
+            yield
+        finally:
+            self._interruptible = False
+            ended.set()
+
+    def _look_for_launcher(self, ended: threading.Event) -> None:
+        while not ended.wait(LOOK_FOR_LAUNCHER):
+            if os.getppid() != self._launcher:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
     def requested(self) -> int:
         """Return the signal that this process is to end by; 0 as long as there is none."""
         if self._signal is None and self._launcher is not None and os.getppid() != self._launcher:
@@ -67,6 +100,8 @@ class Stopping:
             raise SystemExit(128 + number)
         if self._signal is None:
             self._signal, self._since = number, time.monotonic()
+            if self._interruptible:
+                raise Interrupted(number)
 
 
 def ignore_signals(worker: int) -> None:

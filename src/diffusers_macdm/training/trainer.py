@@ -17,7 +17,7 @@ from diffusers.training_utils import EMAModel
 from ..checks import not_finite
 from ..macdm.draws import Draws
 from .averages import Averages
-from .checkpoints import append_line, checkpoint_step, list_checkpoints, save_checkpoint
+from .checkpoints import append_line, checkpoint_step, is_seen, list_checkpoints, save_checkpoint
 from .places import drawing, draws_at, put_sample_dropout
 from .processes import on_main
 from .settings import TrainingSettings
@@ -41,6 +41,7 @@ class Trainer:
 
     Attributes:
         step: number of updates that are done.
+        seen: whether all that is due after the update of the checkpoint was done.
         stopped_by: signal that any of the processes was sent by the last update; 0 for none.
 
     Raises:
@@ -62,6 +63,7 @@ class Trainer:
         self.loss_of, self.name = loss_of, type(model).__name__
         self.checkpoints, self.log_path = checkpoints, log_path
         self.step = self.stopped_by = 0
+        self.seen = resume is None or is_seen(resume)
         self._dropouts = put_sample_dropout(model)
         optimizer = torch.optim.AdamW(
             model.parameters(),
@@ -124,8 +126,12 @@ class Trainer:
         kept = list_checkpoints(self.checkpoints)
         return f"{kept[-1]} is kept" if kept else "no checkpoint was written"
 
-    def save(self, write: Callable[[Path], None]) -> Path:
+    def save(self, write: Callable[[Path], None], seen: bool = True) -> Path:
         """Write the checkpoint of the last update, together with what `write` puts into it; returns its folder.
+
+        Args:
+            write: puts what else the checkpoint is to hold into its folder.
+            seen: whether all that is due after the update was done (see `checkpoints.is_seen`).
 
         Raises:
             ValueError: when the weights are not finite; nothing is written then.
@@ -138,7 +144,7 @@ class Trainer:
             write(folder)
 
         limit = self.settings.checkpoints_total_limit
-        return on_main(self.accelerator, save_checkpoint, self.checkpoints, self.step, limit, write_all)
+        return on_main(self.accelerator, save_checkpoint, self.checkpoints, self.step, limit, write_all, seen)
 
     def micro_step(self, number: int, batch: dict[str, torch.Tensor], stop: int = 0) -> bool:
         """Take a batch; return whether it completed an update of the weights.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ import torch
 from diffusers import ModelMixin, SchedulerMixin
 from safetensors import SafetensorError, safe_open
 
-from ..macdm import GuidanceClassifier, MaCDMUNet2DModel
-from ..macdm.joint_sample import CHANNELS
+from .guidance_classifier import GuidanceClassifier
+from .joint_sample import CHANNELS
+from .unet import MaCDMUNet2DModel
 
 
 MODEL_INDEX, CONFIG, SCHEDULER_CONFIG = "model_index.json", "config.json", "scheduler_config.json"
@@ -49,10 +50,16 @@ BOUNDS = {
     "steps_offset": (0, 100_000),
 }
 MOST_LEVELS = 16  # of resolution
+MOST_PARAMETERS = 2**32  # of a network: 16 GiB of float32
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, given: Collection[str] = (), variant: str | None = None) -> None:
     """Refuse a folder that is no saved `MaCDMPipeline` that can be loaded safely.
+
+    Args:
+        folder: the saved pipeline.
+        given: names of components that are not loaded from it.
+        variant: of the weights, "fp16" say; where there is none of it the others are loaded.
 
     Raises:
         FileNotFoundError: when a file is missing.
@@ -62,7 +69,7 @@ def check_folder(folder: Path) -> None:
     index = read_object(path)
     for name, expected in NETWORKS.items():
         found = index.get(name)
-        if found in (None, [None, None]) and name != "unet":
+        if name in given or (found in (None, [None, None]) and name != "unet"):
             continue
         if found == ["diffusers", "UNet2DModel"]:
             raise ValueError(
@@ -71,37 +78,63 @@ def check_folder(folder: Path) -> None:
             )
         if found != [LIBRARY, expected.__name__]:
             raise ValueError(f"{path}: {name} is {_shown(found)}; {json.dumps([LIBRARY, expected.__name__])} is allowed.")
-        check_network(folder / name, expected)
+        check_network(folder / name, expected, variant)
     scheduler = index.get("scheduler")
-    if scheduler not in (None, [None, None]):
+    if "scheduler" not in given and scheduler not in (None, [None, None]):
         _check_scheduler(path, scheduler, folder / "scheduler")
 
 
-def check_network(folder: Path, network_class: type[ModelMixin]) -> None:
+def check_network(folder: Path, network_class: type[ModelMixin], variant: str | None = None) -> None:
     """Refuse a network's folder whose configuration is absurd, or whose weights are not those of the network.
 
     Raises:
         FileNotFoundError, ValueError: as `check_folder`.
     """
     path = folder / CONFIG
-    config = read_object(path)
+    expected = check_config(path, read_object(path), network_class)
+    stored = _stored(folder, variant)
+    for name, tensor in expected.items():
+        shape = list(tensor.shape)
+        there, is_floating = stored.get(name, (None, None))
+        if there != shape:
+            found = "missing" if there is None else f"of shape {there}"
+            raise ValueError(
+                f"{folder}: the weights are not those of the network in {CONFIG}: {name} is {found}, {shape} is needed."
+            )
+        if tensor.is_floating_point() and not is_floating:
+            raise ValueError(f"{folder}: {name} holds no floating-point numbers.")
+
+
+def check_config(where: str | Path, config: Mapping[str, Any], network_class: type[ModelMixin]) -> dict[str, torch.Tensor]:
+    """Refuse a network's configuration that is absurd; return its weights, laid out without memory.
+
+    Args:
+        where: what the sentence of an error begins with.
+        config: the configuration.
+        network_class: the network that it is of.
+
+    Raises:
+        ValueError: naming the number, and what is allowed.
+    """
     if config.get("_class_name", network_class.__name__) != network_class.__name__:
-        raise ValueError(f"{path} is that of a {_shown(config['_class_name'])}; a {network_class.__name__} is needed.")
-    _check_numbers(path, config)
-    channels = config.get("in_channels", len(CHANNELS))
-    if channels != len(CHANNELS):
-        raise ValueError(f"{path}: in_channels={_shown(channels)} is not allowed: a joint sample has {len(CHANNELS)} channels.")
+        raise ValueError(f"{where} is that of a {_shown(config['_class_name'])}; a {network_class.__name__} is needed.")
+    _check_numbers(where, config)
+    if network_class in NETWORKS.values():
+        channels = config.get("in_channels", len(CHANNELS))
+        if channels != len(CHANNELS):
+            raise ValueError(
+                f"{where}: in_channels={_shown(channels)} is not allowed: a joint sample has {len(CHANNELS)} channels."
+            )
     levels = config.get("block_out_channels", ())
     if not isinstance(levels, (list, tuple)) or len(levels) > MOST_LEVELS:
-        raise ValueError(f"{path}: block_out_channels={_shown(levels)} is not allowed: a list of at most {MOST_LEVELS} widths.")
-    expected = _shapes(path, config, network_class)
-    stored = _stored_shapes(folder)
-    for name, shape in expected.items():
-        if stored.get(name) != shape:
-            there = f"of shape {stored[name]}" if name in stored else "missing"
-            raise ValueError(
-                f"{folder}: the weights are not those of the network in {CONFIG}: {name} is {there}, {shape} is needed."
-            )
+        raise ValueError(
+            f"{where}: block_out_channels={_shown(levels)} is not allowed: a list of at most {MOST_LEVELS} widths."
+        )
+    weights = _weights(where, config, network_class)
+    count = sum(tensor.numel() for tensor in weights.values())
+    if count > MOST_PARAMETERS:
+        raise ValueError(f"{where}: a network of {count:,} parameters is too large: at most {MOST_PARAMETERS:,} are allowed.")
+    return weights
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -148,15 +181,20 @@ def _depth(content) -> int:
     return depth - 1
 
 
-def _check_numbers(path: Path, config: Mapping[str, Any]) -> None:
+def _check_numbers(path: str | Path, config: Mapping[str, Any]) -> None:
     for name, value in _whole_numbers(config):
         low, high = BOUNDS.get(name, (-LARGEST, LARGEST))
         if not low <= value <= high:
             raise ValueError(f"{path}: {name}={_shown(value)} is not allowed: a whole number from {low} to {high}.")
     for name in BOUNDS:
         value = config.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        if value is not None and not all(isinstance(x, int) and not isinstance(x, bool) for x in _sides(name, value)):
             raise ValueError(f"{path}: {name}={_shown(value)} is not allowed: a whole number is needed.")
+
+
+def _sides(name: str, value) -> list:
+    """Height and width, which diffusers' own networks may have apart."""
+    return value if name == "sample_size" and isinstance(value, list) and value else [value]
 
 
 def _whole_numbers(content, name: str = "") -> Iterator[tuple[str, int]]:
@@ -170,44 +208,58 @@ def _whole_numbers(content, name: str = "") -> Iterator[tuple[str, int]]:
         yield name, content
 
 
-def _shapes(path: Path, config: Mapping[str, Any], network_class: type[ModelMixin]) -> dict[str, list[int]]:
-    """Lay the network out without memory; returns the shape of each weight."""
+def _weights(where: str | Path, config: Mapping[str, Any], network_class: type[ModelMixin]) -> dict[str, torch.Tensor]:
+    """Lay the network out without memory; returns its weights, which have a shape and nothing in them."""
     known = inspect.signature(network_class.__init__).parameters
     try:
         with torch.device("meta"):
             network = network_class(**{name: value for name, value in config.items() if name in known})
     except Exception as error:  # of many classes: diffusers' blocks check little of what they are given
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path}: there is no {network_class.__name__} of this configuration: {reason}") from error
-    return {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
+        raise ValueError(
+            f"{where}: there is no {network_class.__name__} of this configuration: {_first_line(error)}"
+        ) from error
+    return network.state_dict()
 
 
-def _stored_shapes(folder: Path) -> dict[str, list[int]]:
-    """Shapes of the stored weights, from the headers of their files."""
-    whole, index = folder / f"{WEIGHTS}.safetensors", folder / f"{WEIGHTS}.safetensors.index.json"
+def _stored(folder: Path, variant: str | None) -> dict[str, tuple[list[int], bool]]:
+    """Shapes of the stored weights, and whether they are floating-point numbers, from the headers of their files."""
+    ends = [f".{variant}", ""] if variant else [""]
+    whole = next((path for end in ends if (path := folder / f"{WEIGHTS}{end}.safetensors").exists()), None)
+    index = next(
+        (path for end in ends if (path := folder / f"{WEIGHTS}.safetensors.index{end}.json").exists()),
+        folder / f"{WEIGHTS}.safetensors.index.json",
+    )
     if index.exists():
         names = read_object(index).get("weight_map")
         names = set(names.values()) if isinstance(names, dict) and all(isinstance(x, str) for x in names.values()) else {""}
         if any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
             raise ValueError(f"{index}: its weight_map must name .safetensors files beside it.")
         files = [folder / name for name in sorted(names)]
-    elif whole.exists() or not (folder / f"{WEIGHTS}.bin").exists():
-        files = [whole]
+    elif whole is not None or not (folder / f"{WEIGHTS}.bin").exists():
+        files = [whole or folder / f"{WEIGHTS}.safetensors"]
     else:
         raise ValueError(f"{folder / WEIGHTS}.bin is a pickle, which can run code where it is loaded: safetensors are needed.")
-    shapes = {}
+    stored = {}
     for path in files:
         _check_regular(path)
         try:
             with safe_open(path, framework="pt") as file:
-                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-                shapes |= {name: found.get_shape() for name, found in slices.items()}
-                whole_numbers = [name for name, found in slices.items() if not found.get_dtype().startswith(("F", "BF"))]
+                for name in file.keys():  # noqa: SIM118
+                    found = file.get_slice(name)
+                    stored[_renamed(name)] = found.get_shape(), found.get_dtype().startswith(("F", "BF"))
         except (SafetensorError, OSError, ValueError) as error:
-            raise ValueError(f"{path} is damaged: {str(error).strip().splitlines()[0]}") from error
-        if whole_numbers:
-            raise ValueError(f"{path}: {whole_numbers[0]} holds no floating-point numbers.")
-    return shapes
+            raise ValueError(f"{path} is damaged: {_first_line(error)}") from error
+    return stored
+
+
+# What attention's weights were called before 2023; diffusers renames them when it loads them.
+FORMER_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def _renamed(name: str) -> str:
+    path, _, kind = name.rpartition(".")
+    path, _, layer = path.rpartition(".")
+    return f"{path}.{FORMER_NAMES[layer]}.{kind}" if layer in FORMER_NAMES else name
 
 
 def _check_scheduler(index: Path, found, folder: Path) -> None:
@@ -223,6 +275,14 @@ def _check_scheduler(index: Path, found, folder: Path) -> None:
         if default in (None, inspect.Parameter.empty) or parameter.name not in config or _is_alike(default, value):
             continue
         raise ValueError(f"{path}: {parameter.name}={_shown(value)} is not allowed: it is of the kind of {default!r}.")
+    try:
+        scheduler_class.from_config(config)
+    except Exception as error:  # of many classes: schedulers check little of what they are given
+        raise ValueError(f"{path}: there is no {name} of this configuration: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _is_alike(default, value) -> bool:
