@@ -115,6 +115,7 @@ PIPELINE_FILES = [
     "image_processor.py",
     "inputs.py",
     "joint_sample.py",
+    "pipeline_output.py",
     "refinement.py",
     "schedulers.py",
 ]
