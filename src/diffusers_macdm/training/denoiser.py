@@ -197,7 +197,7 @@ class Watch:
 
     def _show_and_keep(self, step: int, unet, ema) -> None:
         settings = self.settings
-        if step % settings.validation_steps == 0:
+        if step % settings.validation_steps == 0 or step in settings.early_validation_steps:
             pipeline = build_pipeline(settings, unet, ema, self.classifier)
             draw_samples(settings, self.accelerator, pipeline, self.num_classes, step)
         if step == settings.weak_unet_step:

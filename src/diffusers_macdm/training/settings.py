@@ -278,6 +278,7 @@ class DenoiserSettings(TrainingSettings):
         radiograph_region_weight: Weight of the loss in the lesion's neighbourhood, radiograph channel; 1 is off.
         snr_gamma: Gamma of Min-SNR weighting, 5 in its paper; off when not given.
         validation_steps: Draw a grid of samples every so many updates.
+        early_validation_steps: Draw one after these updates, too.
         num_validation_samples: Samples in this grid.
         ddpm_num_inference_steps: Steps from noise to these samples.
         guidance_scale: Guidance of these samples, if there is a classifier.
@@ -318,6 +319,7 @@ class DenoiserSettings(TrainingSettings):
     radiograph_region_weight: float = _LOSS.radiograph_region_weight
     snr_gamma: float | None = None
     validation_steps: int = 2000
+    early_validation_steps: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = ()
     num_validation_samples: int = 16
     ddpm_num_inference_steps: int = 25
     guidance_scale: float = 1.0
