@@ -168,7 +168,9 @@ def with_length(
     values: Mapping[str, Any], updates: int, checkpoints: int, pictures: int = 10, is_denoiser: bool = True
 ) -> dict[str, Any]:
     """Settings of a training of so many updates: warm-up, checkpoints and pictures go by its length."""
-    settings = {**values, "max_train_steps": updates, "checkpointing_steps": max(1, math.ceil(updates / checkpoints))}
+    every = max(1, math.ceil(updates / checkpoints))
+    every = every if every < 10 else -(-every // 10) * 10  # so that checkpoints fall on lines of the log
+    settings = {**values, "max_train_steps": updates, "checkpointing_steps": every}
     if updates < 1000:
         settings["lr_warmup_steps"] = max(1, updates // 10)
     settings["validation_steps"] = max(1, updates // pictures)

@@ -12,6 +12,7 @@ OUT/settings.json, OUT/train.json   what it was begun with; seconds of each stag
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 import threading
@@ -27,6 +28,7 @@ from ..audit.run import run as run_audit
 from ..files import LOCK_FILE, locked, new_folder, write_text
 from ..generate.run import run as run_generate
 from ..generate.synthetic_set import SUMMARY_FILE
+from ..hub.card import model_card, model_card_files
 from ..planning.plan_file import PARTS, settings_of, words_of
 from ..planning.run import WRITTEN
 from ..training.launching import CLASSIFIER, DENOISER, Child, launch_options, wait_until_free
@@ -187,10 +189,6 @@ class _Run:
         run_audit(settings_of("audit", self.prepared.plan["audit"], "plan.json", **own), show_progress=self.show_progress)
 
     def card(self) -> None:
-        import shutil
-
-        from ..hub.card import model_card, model_card_files
-
         model, synthetic, audit = (self.out / name for name in (MODEL, SYNTHETIC, AUDIT))
         audited = audit if (audit / AUDIT_FILE).is_file() else None
         card = model_card(model, CARD_NAME, audit_dir=audited, synthetic_dir=synthetic)

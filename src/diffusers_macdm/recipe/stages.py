@@ -14,7 +14,7 @@ class Stages:
     """The stages of a recipe in one folder; what an earlier call has done is not done again.
 
     Attributes:
-        seconds: spent on each stage, over all calls that ended it.
+        seconds: spent on each stage, over all calls; what a killed one (SIGKILL) had spent is not known.
 
     Args:
         out: new or empty folder, or one that this recipe has begun with the same settings.
@@ -49,9 +49,11 @@ class Stages:
             return
         print(f"== {name}", flush=True)
         start = time.monotonic()
-        action()
-        self.seconds[name] = self.seconds.get(name, 0) + time.monotonic() - start
-        write_json(self._path, self._state, indent=2)
+        try:
+            action()
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0) + time.monotonic() - start
+            write_json(self._path, self._state, indent=2)
 
     def note(self, name: str, value: object) -> None:
         """Keep something beside the seconds, under a name of its own."""

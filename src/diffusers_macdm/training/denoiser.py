@@ -113,6 +113,7 @@ def draw_samples(settings, accelerator, pipeline: MaCDMPipeline, num_classes: in
         output.anatomy_masks[..., 0] > 0,
         output.lesion_masks[..., 0] > 0,
         captions=[f"label {label}" for label in labels],
+        columns=4,
         side_by_side=True,
     )
     path = Path(settings.output_dir) / "samples" / f"step-{step:06d}.png"
