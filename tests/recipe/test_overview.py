@@ -6,6 +6,14 @@ from diffusers_macdm.files import write_json
 from diffusers_macdm.recipe.overview import refresh_around, write_overview
 
 
+AUDIT = {
+    "verdict": "No copies found <here>.",
+    "outcome": "chance",
+    "copy_rate": {"value": 0.03, "total": 64},
+    "nominal_false_alarm_rate": {"value": 0.05},
+}
+
+
 def a_folder(out):
     (out / "plan").mkdir(parents=True)
     (out / "plan/index.html").write_text("plan")
@@ -24,7 +32,7 @@ def test_a_plan_alone(tmp_path):
 def test_what_other_commands_leave_is_linked_with_its_sentence(tmp_path):
     out = a_folder(tmp_path / "run")
     for folder, file, content in (
-        ("audit", "audit.json", {"verdict": "No copies found <here>."}),
+        ("audit", "audit.json", AUDIT),
         ("evaluation", "evaluation.json", {"conclusion": ["They help.", "A little."]}),
         ("sweep_w3", "sweep.json", {"conclusion": []}),
     ):
@@ -35,7 +43,8 @@ def test_what_other_commands_leave_is_linked_with_its_sentence(tmp_path):
     page = (out / "index.html").read_text()
     for link in ("audit/index.html", "evaluation/index.html", "sweep_w3/index.html"):
         assert f'href="{link}"' in page
-    assert page.count("No copies found &lt;here&gt;.") == 2 and "They help. A little." in page and "Sweep (sweep_w3)" in page
+    assert page.count("No copies found &lt;here&gt;.") == 1 and "3% of 64 pairs are called copies" in page
+    assert "They help. A little." in page and "Sweep (sweep_w3)" in page
 
 
 def test_folders_that_hold_no_plan_are_left_alone(tmp_path):

@@ -225,7 +225,7 @@ def fit_length(
             f"{duration(fixed)} here, so that at least {math.ceil(needed / 60)}m are needed"
             + ("." if plan["preset"] == "quick" else ", or less with --preset quick.")
         )
-    updates = min(MOST_UPDATES, updates - updates % (100 if updates > 1000 else 10))
+    updates = min(MOST_UPDATES, updates - updates % (100 if updates > 1000 else 20))  # that the regular pictures divide
     plan["denoiser"] = with_length(plan["denoiser"], updates, checkpoints, pictures)
     return plan, measured
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,7 +16,7 @@ from ..audit.embedding import train_embedding
 from ..audit.radiographs import load_radiographs
 from ..devices import available_device
 from ..files import read_json, write_json
-from ..training.launching import PROBE, launch_environment, launch_options
+from ..training.launching import PROBE, launch_options, run_to_its_end
 
 
 EMBEDDING_STEPS, COMPARED = 4, 16
@@ -48,8 +46,7 @@ def measure_trainings(
         words = launch_options(PROBE, [str(request), str(result)], "no")
         limit = min(most_seconds_per_update, 1e9)
         write_json(request, {"data": data, "trainings": asked, "most_seconds_per_update": limit, "launched": time.time()})
-        command = [sys.executable, "-m", "accelerate.commands.launch", *words]
-        done = subprocess.run(command, capture_output=True, text=True, env=launch_environment(1))
+        done = run_to_its_end(words)
         if done.returncode or not result.is_file():
             said = [line for line in done.stderr.splitlines() if line.strip()] or ["it printed nothing"]
             errors = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]

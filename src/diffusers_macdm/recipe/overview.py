@@ -23,12 +23,21 @@ class Part:
     says: str
 
 
-# File that says that the work of a command is finished -> what it is called, and the key of its sentence.
+def _copies(audit: dict[str, Any]) -> str:
+    rate, chance = audit["copy_rate"], audit["nominal_false_alarm_rate"]
+    return f"{rate['value']:.0%} of {rate['total']} pairs are called copies; by chance it would be {chance['value']:.0%}."
+
+
+def _conclusion(result: dict[str, Any]) -> str:
+    return " ".join(result.get("conclusion") or ["No conclusion."])
+
+
+# File that says that the work of a command is finished -> what it is called, and its sentence.
 RESULTS = {
-    "audit.json": ("Copy audit", "verdict"),
-    "evaluation.json": ("Evaluation", "conclusion"),
-    "sweep.json": ("Sweep", "conclusion"),
-    "comparison.json": ("Comparison", "conclusion"),
+    "audit.json": ("Copy audit", _copies),
+    "evaluation.json": ("Evaluation", _conclusion),
+    "comparison.json": ("Comparison", _conclusion),
+    "sweep.json": ("Sweep", _conclusion),
 }
 
 
@@ -36,12 +45,14 @@ def write_overview(out: Path) -> None:
     """Write OUT/index.html from what stands in OUT."""
     plan = read_json(out / PLAN_FILE)
     sheet = out / "synthetic" / "contact_sheet.png"
-    parts = list(_parts(out, plan))
+    parts, audited = list(_parts(out, plan)), out / "audit" / "audit.json"
+    audit = read_json(audited) if audited.is_file() else None
     page = render(
         "overview.html.jinja",
         name=plan["data"]["folder"],
         parts=parts,
-        verdict=next((part.says for part in parts if part.name == "Copy audit"), None),
+        verdict=None if audit is None else audit["verdict"],
+        alarming=audit is not None and audit["outcome"] != "chance",
         sheet=png_source(sheet.read_bytes()) if sheet.is_file() else None,
         has_model=(out / "model" / "model_index.json").is_file(),
         folder=out.name,
@@ -74,15 +85,20 @@ def _parts(out: Path, plan: dict[str, Any]) -> Iterator[Part]:
     if (out / "training" / "index.html").is_file():
         done = (out / "model" / "model_index.json").is_file()
         yield Part("Training", "training/index.html", "Finished." if done else "Not finished: the same command goes on.")
-    for folder in sorted(path for path in out.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        named = "" if folder.name in ("synthetic", "audit", "evaluation") else f" ({folder.name})"
+    folders = sorted(path for path in out.iterdir() if path.is_dir() and not path.name.startswith("."))
+    for folder in folders:
         if (folder / "summary.json").is_file() and (folder / "contact_sheet.png").is_file():
             pairs = read_json(folder / "summary.json").get("num_pairs")
-            yield Part(f"Samples{named}", f"{folder.name}/contact_sheet.png", f"{pairs} pairs.")
-        for file, (name, key) in RESULTS.items():
+            yield Part(f"Samples{_named(folder)}", f"{folder.name}/contact_sheet.png", f"{pairs} pairs.")
+    for file, (name, says) in RESULTS.items():
+        for folder in folders:
             if (folder / file).is_file():
-                says = read_json(folder / file).get(key) or ""
                 link = f"{folder.name}/index.html" if (folder / "index.html").is_file() else None
-                yield Part(f"{name}{named}", link, " ".join(says) if isinstance(says, list) else says)
+                yield Part(f"{name}{_named(folder)}", link, says(read_json(folder / file)))
     if (out / "card" / "README.md").is_file():
         yield Part("Model card", "card/README.md", "As the Hub would show it.")
+
+
+def _named(folder: Path) -> str:
+    """The folder's name behind that of a part, where it is not the usual one."""
+    return "" if folder.name in ("synthetic", "audit", "evaluation") else f" ({folder.name})"

@@ -19,6 +19,9 @@ from ..progress import duration
 from .settings import Settings
 
 
+RECORD_FILE = "train.json"
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A call that can begin, or go on.
@@ -63,7 +66,7 @@ def prepare(settings: Settings, out: Path, *, show_progress: bool = True) -> Pre
     _refuse_processes(settings, plan)
     if begun.is_file():
         _refuse_other(settings, out, plan, read_json(begun, "give another folder"))
-    measured = _measured(settings, plan)
+    measured = _measured(settings, out, plan)
     if report is not None:
         plan |= {"measured": measured, "expected": choose.expectation(plan, measured), "device": measured["device"]}
         plan.setdefault("reasons", [f"The settings are those of {settings.plan}."])
@@ -140,16 +143,19 @@ def _refuse_other(settings: Settings, out: Path, plan: dict[str, Any], begun: di
         raise ValueError(f"{settings.data} is not the data that {out} was begun with: give the same data, or another folder.")
 
 
-def _measured(settings: Settings, plan: dict[str, Any]) -> dict[str, Any]:
-    """The plan's measurements where they are of these very trainings on this device; else new ones."""
+def _measured(settings: Settings, out: Path, plan: dict[str, Any]) -> dict[str, Any]:
+    """The measurements of the plan, or of an earlier call, that are of these very trainings on this device; else new ones."""
     from ..training.records import hardware_name
 
-    measured, device = plan.get("measured"), hardware_name(available_device(None))
+    device = hardware_name(available_device(None))
     parts = [part for part in ("denoiser", "classifier") if plan.get(part) is not None]
-    known = isinstance(measured, dict) and measured.get("of") == key_of(plan["denoiser"])
-    known = known and all(part in measured for part in parts) and plan.get("device", {}).get("device") == device
-    if known and (plan.get("audit") is None or measured.get("audit") is not None):
-        return {**measured, "device": plan["device"]}
+    earlier = out / RECORD_FILE
+    before = read_json(earlier).get("measured") if earlier.is_file() else None
+    for measured in (before, plan.get("measured")):
+        known = isinstance(measured, dict) and measured.get("of") == key_of(plan["denoiser"])
+        known = known and all(part in measured for part in parts) and measured["device"]["device"] == device
+        if known and (plan.get("audit") is None or measured.get("audit") is not None):
+            return measured
     result = measure_trainings(settings.data, [(part, plan[part]) for part in parts], math.inf)
     for part, speed in zip(parts, result["trainings"], strict=True):
         if "update" not in speed:

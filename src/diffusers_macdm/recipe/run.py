@@ -70,6 +70,7 @@ def run(settings: Settings, *, show_progress: bool = True) -> dict[str, Any]:
         beside = (*WRITTEN, LOCK_FILE)
         stages = Stages(out, "train", prepared.record(), beside)
         prepared.write(out, settings.data)
+        stages.note("measured", prepared.measured)
         return _Run(settings, out, prepared, stages, started, show_progress).all()
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from ..files import locked
+from .stopping import HELD_BY_COMMAND
 
 
 DENOISER, CLASSIFIER = ("-m", "diffusers_macdm.training.denoiser"), ("-m", "diffusers_macdm.training.classifier")
@@ -52,11 +53,34 @@ def launch_environment(num_processes: int) -> dict[str, str]:
     return {**os.environ, **({"ACCELERATE_USE_CPU": "true"} if on_cpu else {})}
 
 
+def run_to_its_end(words: Sequence[str]) -> subprocess.CompletedProcess:
+    """Run `accelerate launch` with these words and keep what it prints; it is killed when this process is interrupted."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", *words]
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=launch_environment(1), start_new_session=True, **output)
+    try:
+        printed, errors = process.communicate()
+    except BaseException:
+        _signal_all(process, getattr(signal, "SIGKILL", signal.SIGTERM))
+        process.wait()
+        raise
+    return subprocess.CompletedProcess(command, process.returncode, printed, errors)
+
+
+def _signal_all(process: subprocess.Popen, number: int) -> None:
+    """Send a signal to a process that leads its session, and to all that it has started."""
+    if os.name != "posix":
+        process.terminate()
+        return
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
 class Child:
     """`accelerate launch` with all that it starts, in a session of its own, so that Ctrl-C reaches it by `stop` alone.
 
-    On Linux it is asked to end when this process ends in any way, SIGKILL included: the launcher gets SIGTERM then, and the
-    training, which notices the end of its launcher, keeps its step. Elsewhere a killed parent leaves it running to its end.
+    When this process ends in any way, SIGKILL included, the training keeps its update and ends, too: its standard input is
+    a pipe that ends then.
 
     Args:
         words: after `accelerate launch`.
@@ -68,9 +92,9 @@ class Child:
         self.folder = folder
         self._process = subprocess.Popen(
             [sys.executable, "-m", "accelerate.commands.launch", *words],
-            env=launch_environment(num_processes),
+            env=launch_environment(num_processes) | {HELD_BY_COMMAND: "1"},
+            stdin=subprocess.PIPE,
             start_new_session=True,
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
 
     def status(self) -> int | None:
@@ -79,13 +103,7 @@ class Child:
 
     def stop(self) -> None:
         """Ask it to keep its step and to end (SIGTERM), and wait until it has."""
-        if os.name == "posix":
-            try:
-                os.killpg(self._process.pid, signal.SIGTERM)
-            except ProcessLookupError:
-                pass
-        else:
-            self._process.terminate()
+        _signal_all(self._process, signal.SIGTERM)
         self._process.wait()
         wait_until_free(self.folder)
 
@@ -105,7 +123,3 @@ def wait_until_free(folder: Path, seconds: float = 600.0) -> None:
             if time.monotonic() > until:
                 raise
             time.sleep(SECONDS_BETWEEN_LOOKS)
-
-
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
