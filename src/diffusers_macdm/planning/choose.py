@@ -173,7 +173,7 @@ def with_length(
     settings = {**values, "max_train_steps": updates, "checkpointing_steps": every}
     if updates < 1000:
         settings["lr_warmup_steps"] = max(1, updates // 10)
-    settings["validation_steps"] = max(1, updates // pictures)
+    settings["validation_steps"] = max(1, updates // pictures) if is_denoiser else updates  # of the classifier at its end
     if is_denoiser:
         settings["early_validation_steps"] = sorted({max(1, round(share * updates)) for share in PICTURES})
     return settings

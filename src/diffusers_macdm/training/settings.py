@@ -356,6 +356,9 @@ class DenoiserSettings(TrainingSettings):
                 raise ValueError(f"--{name} is not allowed: it belongs to a checkpoint file (.pt) as --pretrained_unet.")
         if self.validation_steps < 1 or self.num_validation_samples < 1:
             raise ValueError("--validation_steps and --num_validation_samples must be at least 1.")
+        for step in self.early_validation_steps:
+            if step < 1:
+                raise ValueError(f"--early_validation_steps {step} is not allowed: it must be 1 or more.")
         if not 1 <= self.ddpm_num_inference_steps <= self.ddpm_num_steps:
             raise ValueError(
                 f"--ddpm_num_inference_steps {self.ddpm_num_inference_steps} is not allowed: from 1 to --ddpm_num_steps "
