@@ -18,7 +18,7 @@ DEFAULT, QUICK, BEST = (choose.PRESETS[name] for name in ("default", "quick", "b
 def facts_with(share, side=300):
     facts = copy.deepcopy(FACTS)
     facts["lesion_pixels"] = None if share is None else {str(r): share * r**2 for r in RESOLUTIONS}
-    facts["side"]["median"] = side
+    facts["side"]["median"], facts["lesion_share"] = side, share
     return facts
 
 

@@ -232,10 +232,9 @@ def fit_length(
 
 def region_advice(facts: Mapping[str, Any], side: int) -> dict[str, Any]:
     """Say whether the films should be cropped to a region of interest first, and why."""
-    pixels = facts["lesion_pixels"]
-    if pixels is None:
+    if facts["lesion_share"] is None:
         return {"advised": False, "why": "No case has a lesion outline, so nothing says where the region would be."}
-    at = pixels[str(side)]
+    at = round(facts["lesion_share"] * side**2, 1)
     if at < ENOUGH_PIXELS:
         why = f"The median lesion has {at:g} pixels at {side} px, fewer than the {ENOUGH_PIXELS} that are known to be learned."
         if facts["side"]["median"] > side:

@@ -121,9 +121,14 @@ def make_plan(settings: PlanSettings, *, show_progress: bool = True) -> tuple[di
     plan["expected"] = choose.expectation(plan, measured) | {"planning": round(spent, 1)}
     plan["measured"] = measured
     plan["reasons"] = reasons(plan, seconds_of, precisions)
-    plan["versions"] = {"diffusers_macdm": own_version(), "diffusers": diffusers.__version__, "torch": torch.__version__}
+    plan["versions"] = versions()
     check_plan(plan, "the plan")
     return plan, report
+
+
+def versions() -> dict[str, str]:
+    """Versions that a plan records."""
+    return {"diffusers_macdm": own_version(), "diffusers": diffusers.__version__, "torch": torch.__version__}
 
 
 def look_at(data: str, show_progress: bool) -> tuple[dict[str, Any], dict[str, Any]]:

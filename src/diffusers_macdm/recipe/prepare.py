@@ -13,7 +13,7 @@ from ..planning import choose
 from ..planning.fingerprint import digest_of
 from ..planning.measuring import key_of, measure_audit, measure_trainings
 from ..planning.plan_file import PARTS, PLAN_FILE, read_plan, setting_of
-from ..planning.run import WRITTEN, look_at, make_plan, write_plan
+from ..planning.run import WRITTEN, look_at, make_plan, versions, write_plan
 from ..planning.settings import PlanSettings, seconds_of_budget
 from ..progress import duration
 from .settings import Settings
@@ -69,9 +69,6 @@ def prepare(settings: Settings, out: Path, *, show_progress: bool = True) -> Pre
     measured = _measured(settings, out, plan)
     if report is not None:
         plan |= {"measured": measured, "expected": choose.expectation(plan, measured), "device": measured["device"]}
-        plan.setdefault("reasons", [f"The settings are those of {settings.plan}."])
-        side = setting_of(plan, "denoiser", "resolution")
-        plan["region_of_interest"] = choose.region_advice(plan["data"], side)
     return Prepared(plan, measured, report)
 
 
@@ -79,17 +76,15 @@ def _given_plan(settings: Settings, out: Path, show_progress: bool) -> tuple[dic
     """The plan in `out` or that of --plan, with the facts of the data; and the check's report where `out` has no plan yet."""
     own = out / PLAN_FILE
     if not own.is_file():
-        plan = read_plan(settings.plan)
         facts, report = look_at(settings.data, show_progress)
-        plan["data"] = facts  # the settings of other data may well do
-        if plan.get("audit") is None or "validation" not in facts["splits"]:
-            plan["audit"] = None
-        return plan, report
+        return _completed(read_plan(settings.plan), facts, settings), report
     plan = read_plan(own)
     if settings.plan is not None:
         other = read_plan(settings.plan)
         for part in PARTS:
-            if plan.get(part) != other.get(part):
+            # The plan that is there says more of the denoiser than a plan by hand has to.
+            theirs, ours = (values.get(part) or {} for values in (other, plan))
+            if bool(theirs) != bool(ours) or any(ours.get(name) != value for name, value in theirs.items()):
                 raise ValueError(f"{settings.plan} has another {part} than {own}: give none, or another folder.")
     _refuse_other_options(settings, own, plan)
     if "data" not in plan:
@@ -100,6 +95,19 @@ def _given_plan(settings: Settings, out: Path, show_progress: bool) -> tuple[dic
             "give the same data, or another folder."
         )
     return plan, None
+
+
+def _completed(plan: dict[str, Any], facts: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """A plan of --plan, which other data or somebody by hand may have made, with all that a page says of one."""
+    denoiser = {name: setting_of(plan, "denoiser", name) for name in ("resolution", "max_train_steps", "train_batch_size")}
+    return {
+        **{part: plan.get(part) for part in PARTS},
+        "denoiser": {**plan["denoiser"], **denoiser},
+        "data": facts,
+        "region_of_interest": choose.region_advice(facts, denoiser["resolution"]),
+        "reasons": [f"The settings are those of {settings.plan}, which was given.", *plan.get("reasons", [])],
+        "versions": plan.get("versions") or versions(),
+    }
 
 
 def _refuse_other_options(settings: Settings, own: Path, plan: dict[str, Any]) -> None:

@@ -68,8 +68,8 @@ def run(settings: Settings, *, show_progress: bool = True) -> dict[str, Any]:
         wait_until_free(out / MODEL)  # of a call that was killed, the training may be keeping its last update yet
         prepared = prepare(settings, out, show_progress=show_progress)
         beside = (*WRITTEN, LOCK_FILE)
+        prepared.write(out, settings.data)  # first: a call that is killed here goes on with this plan
         stages = Stages(out, "train", prepared.record(), beside)
-        prepared.write(out, settings.data)
         stages.note("measured", prepared.measured)
         return _Run(settings, out, prepared, stages, started, show_progress).all()
 
