@@ -28,6 +28,8 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # package stands for everything in it that has no line of its own. "" is the package's own __init__, the public names.
 LAYERS = (
     ("", "commands", "__main__"),
+    ("recipe",),
+    ("planning",),
     ("training",),
     ("sweep",),
     ("comparison", "hub"),
@@ -61,7 +63,7 @@ EXTRA_MODULES = {
     for module in ("metrics.base", *(f"metrics.{path.stem}.{path.stem}" for path in SRC.glob("metrics/*/*.py")))
 } | {
     f"training.{name}": {"accelerate"}
-    for name in ("averages", "classifier", "copy_watch", "denoiser", "loop", "processes", "records", "trainer")
+    for name in ("averages", "classifier", "copy_watch", "denoiser", "loop", "probe", "processes", "records", "trainer")
 }
 # huggingface_hub depends on tqdm and shows its own progress with it; jinja2 on markupsafe, whose texts it takes as done.
 TRANSITIVE = {"tqdm", "markupsafe"}

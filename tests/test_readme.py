@@ -47,3 +47,8 @@ def test_every_command_is_understood(page):
 def test_the_readme_shows_every_kind_of_command():
     shown = {words[1] if words[0] == "macdm" else "train" for words in commands(ROOT / "README.md")}
     assert shown >= {"train", "phantom", "check", "generate", "audit", "evaluate", "compare", "sweep", "push", "push-dataset"}
+    assert shown >= {"show", "plan"}
+
+
+def test_the_readme_can_be_read():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 180

@@ -237,6 +237,18 @@ def refuse_foreign(out: Path, finished_file: str, what: str) -> None:
         raise FileExistsError(f"{out} exists and is neither an empty folder nor an interrupted {what}.")
 
 
+def refuse_unknown(out: Path, names: Sequence[str], what: str) -> None:
+    """Raise `FileExistsError` for a folder with more in it than these files and folders, and what a killed call has left.
+
+    Args:
+        what: whose names they are, for the sentence: "a model's folder".
+    """
+    known = {LOCK_FILE, *names}
+    others = sorted(path.name for path in out.glob("*") if path.name not in known and not TEMPORARY_NAME.fullmatch(path.name))
+    if others:
+        raise FileExistsError(f"{out} holds {others[0]}, which is none of {what}: give a new folder.")
+
+
 def begin(out: Path, settings: dict, may_change: Sequence[str] = ()) -> None:
     """Record the settings, or raise `ValueError` where the interrupted work was begun with others.
 

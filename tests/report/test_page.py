@@ -39,3 +39,14 @@ def test_page_escapes_what_it_is_given_but_not_its_own_style(tmp_path):
     template.write_text('{% extends "base.html.jinja" %}{% block body %}{{ text }}{% endblock %}')
     page = render(template, text="<script>")
     assert "&lt;script&gt;" in page and '"Segoe UI"' in page
+
+
+def test_a_click_enlarges_a_picture_without_a_script(tmp_path):
+    template = tmp_path / "own.html.jinja"
+    template.write_text(
+        '{% extends "base.html.jinja" %}{% from "parts.html.jinja" import picture %}{% block body %}'
+        '{{ picture("data:,", "a film") }}{% endblock %}'
+    )
+    page = render(template)
+    assert '<input type="checkbox" class="enlarge"><img src="data:," alt="a film">' in page
+    assert ".enlarge:checked + img" in page and "prefers-color-scheme: dark" in page and "<script" not in page

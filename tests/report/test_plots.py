@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from diffusers_macdm.report.palette import PALETTE
-from diffusers_macdm.report.plots import MARKERS, curves, forest_plot, histograms, scatter
+from diffusers_macdm.report.palette import PALETTE, VERDICT_COLORS_ON_DARK
+from diffusers_macdm.report.plots import MARKERS, curves, forest_plot, histograms, loss_curves, scatter
 
 
 def estimate(value, half=0.1, **more):
@@ -79,3 +79,19 @@ def test_histograms_show_shares_and_leave_nobody_out():
         heights = [sum(bar.get_height() for bar in group) for group in axes.containers]
         np.testing.assert_allclose(heights, [1, 1], rtol=1e-9)
         assert list(axes.lines[0].get_xdata()) == [threshold, threshold]
+
+
+@pytest.mark.parametrize("color", VERDICT_COLORS_ON_DARK.values())
+def test_colors_of_verdicts_can_be_read_on_a_dark_page(color):
+    assert (luminance(color) + 0.05) / (luminance("#141416") + 0.05) >= 4.5  # WCAG 2.2, 1.4.3: text
+
+
+def test_loss_curves_smooth_what_is_logged_and_leave_out_what_is_missing():
+    rows = [{"step": 10 * i, "simple/radiograph": 2.0**-i, "simple/lesion_mask": np.nan} for i in range(1, 81)]
+    figure = loss_curves(rows)
+    (axes,) = figure.axes
+    logged, smooth = axes.lines
+    assert legend(figure) == ["radiograph"] and axes.get_yscale() == "log"
+    assert np.array_equal(logged.get_xdata(), np.arange(10, 801, 10))
+    assert smooth.get_ydata()[0] == pytest.approx((0.5 + 0.25 + 0.125 + 0.0625) / 4)  # of 80 / 20 lines
+    assert smooth.get_xdata()[0] == 25

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -10,7 +11,7 @@ from forking import train, train_together
 from launching import RESUMABLE, assert_same_checkpoint, assert_same_weights, command, environment, last_step
 
 from diffusers_macdm.training.checkpoints import damage, list_checkpoints
-from diffusers_macdm.training.stopping import Stopping
+from diffusers_macdm.training.stopping import HELD_BY_COMMAND, Stopping
 
 
 LONG = {**RESUMABLE, "report_to": "none", "checkpointing_steps": 1000}  # no checkpoint but that of the signal and the last
@@ -119,6 +120,20 @@ def test_without_a_launcher_its_end_is_none(monkeypatch):
     assert stopping.requested() == stopping.requested() == 0
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     assert Stopping().requested() == signal.SIGTERM
+
+
+def test_the_end_of_the_command_that_holds_the_input(monkeypatch):
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as held:
+        monkeypatch.setattr(sys, "__stdin__", held)
+        monkeypatch.setenv(HELD_BY_COMMAND, "1")
+        stopping = Stopping()
+        monkeypatch.delenv(HELD_BY_COMMAND)
+        of_a_shell = Stopping()
+        assert stopping.requested() == of_a_shell.requested() == 0
+        os.close(writing)  # as the end of a process does, however it ends
+        assert stopping.requested() == signal.SIGTERM and of_a_shell.requested() == 0
 
 
 @pytest.mark.faults

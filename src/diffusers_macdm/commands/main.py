@@ -48,6 +48,24 @@ COMMANDS = {
         "phantom.write.run",
         "phantom",
     ),
+    "show": Command(
+        "Write a contact sheet of what a training sees: resampled, outlined, augmented.",
+        "planning.settings.ShowSettings",
+        "planning.show.run",
+        "show",
+    ),
+    "plan": Command(
+        "Find the settings of the trainings from the data and the device.",
+        "planning.settings.PlanSettings",
+        "planning.run.run",
+        "plan",
+    ),
+    "train": Command(
+        "From a data folder to a model: plan, training, samples, copy audit, page.",
+        "recipe.settings.Settings",
+        "recipe.run.run",
+        "train",
+    ),
     "generate": Command(
         "Write a synthetic set with a trained model.", "generate.settings.Settings", "generate.run.run", "generate"
     ),
@@ -177,6 +195,7 @@ def _run(name: str, command: Command, settings) -> int:
         if not sys.stderr.isatty() and "diffusers" in sys.modules:
             importlib.import_module("diffusers.utils.logging").disable_progress_bar()
         result = run(settings)
+        named("recipe.overview.refresh_around")(getattr(settings, "out", None))
         return named(f"commands.words.{command.words}")(settings, result) or 0
     except KeyboardInterrupt:
         print("\nmacdm: interrupted", file=sys.stderr)

@@ -22,6 +22,38 @@ def phantom(settings, counts) -> None:
     print(f"written to {settings.out}")
 
 
+def show(settings, path) -> None:
+    """Print where the contact sheet is."""
+    print(f"written to {path}")
+
+
+def plan(settings, plan) -> None:
+    """Print what was planned, why, and the next step."""
+    for sentence in plan["reasons"]:
+        print(sentence)
+    advice = plan["region_of_interest"]
+    print(f"Region of interest: {'advised' if advice['advised'] else 'not needed'}. {advice['why']}")
+    expected, denoiser = plan["expected"], plan["denoiser"]
+    print(
+        f"{denoiser['resolution']} px, {denoiser['max_train_steps']:,} updates, {expected['seconds'] / 60:.1f} min expected on "
+        f"{plan['device']['device']}"
+    )
+    print(f"written to {settings.out}: plan.json, plan/index.html; go on with `macdm train {settings.data} {settings.out}`")
+
+
+def train(settings, result) -> None:
+    """Print the verdict, the time, and where the model is."""
+    if result["verdict"] is not None:
+        print(result["verdict"])
+    said = "" if result["said"] is None else f" (said after 20 updates: {result['said'] / 60:.1f} min)"
+    print(f"{result['took'] / 60:.1f} minutes{said}")
+    print(f"written to {settings.out}: index.html, model")
+    print(
+        f"go on with `macdm generate {settings.out}/model {settings.out}/synthetic_1000 --num-per-class 500 "
+        "--classifier-free-guidance-scale 1.5`"
+    )
+
+
 def generate(settings, summary) -> None:
     """Print how many pairs of each label have a lesion, and how long a pair took."""
     for label, numbers in summary["labels"].items():

@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..files import write_text
-from .palette import VERDICT_COLORS
+from .palette import VERDICT_COLORS, VERDICT_COLORS_ON_DARK
 
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -89,7 +89,9 @@ def render(template: str | Path, names: Mapping[str, str] | None = None, **value
         plain=lambda name: (names or {}).get(name) or plain(name),
         pretty=lambda value: json.dumps(value, indent=2, ensure_ascii=False, default=str),
     )
-    environment.globals.update(colors=VERDICT_COLORS, marks=MARKS, not_measured=NOT_MEASURED)
+    environment.globals.update(
+        colors=VERDICT_COLORS, dark_colors=VERDICT_COLORS_ON_DARK, marks=MARKS, not_measured=NOT_MEASURED
+    )
     name = template.name if isinstance(template, Path) else template
     return environment.get_template(name).render(**values)
 

@@ -105,6 +105,33 @@ def curves(
     return figure
 
 
+def loss_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
+    """Draw the squared error of each channel by update, on a logarithmic axis: as logged, and smoothed.
+
+    Args:
+        rows: of a denoiser's training_log.jsonl, `step` and `simple/CHANNEL` each; values that are missing are left out.
+    """
+    figure, axes = _figure(3.6)
+    steps = np.array([row["step"] for row in rows], dtype=float)
+    width = max(1, len(rows) // 20)
+    for index, name in enumerate(("radiograph", "anatomy_mask", "lesion_mask")):
+        values = np.array([row.get(f"simple/{name}") or np.nan for row in rows], dtype=float)
+        known = np.isfinite(values)
+        if not known.any():
+            continue
+        color = PALETTE[index]
+        axes.plot(steps[known], values[known], color=color, linewidth=0.6, alpha=0.4)
+        weights = np.ones(min(width, known.sum()))
+        smooth = np.convolve(values[known], weights, "valid") / weights.sum()
+        places = np.convolve(steps[known], weights, "valid") / weights.sum()
+        dash = "-" if index == 0 else DASHES[index - 1]
+        axes.plot(places, smooth, color=color, linewidth=1.8, linestyle=dash, label=name.replace("_", " "))
+    axes.set(yscale="log", xlabel="update", ylabel="squared error")
+    axes.grid(axis="y", alpha=0.25)
+    figure.legend(loc="outside upper left", fontsize=9, ncols=3, frameon=False)
+    return figure
+
+
 def scatter(groups: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
     """Draw the points of several groups in the plane of a projection, whose axes mean nothing."""
     figure, axes = _figure(4.6)

@@ -120,6 +120,7 @@ def draw_samples(settings, accelerator, pipeline: MaCDMPipeline, num_classes: in
         np.rint(output.images[..., 0] * 255).astype(np.uint8),
         *(None if masks is None else masks[..., 0] > 0 for masks in (output.anatomy_masks, output.lesion_masks)),
         captions=[f"label {label}" for label in labels],
+        columns=4,
         side_by_side=True,
     )
     path = Path(settings.output_dir) / "samples" / f"step-{step:06d}.png"
@@ -208,18 +209,21 @@ class Watch:
                     ends = too_high and step < self.settings.max_train_steps
             except Interrupted as interrupted:
                 number = interrupted.number
-        if is_audit_step or step % self.settings.validation_steps == 0:  # here all others wait
+        if is_audit_step or self._is_sample_step(step):  # here all others wait
             ends, number = broadcast_object_list([ends, number])
         if number:
             raise Interrupted(number)
         return ends
+
+    def _is_sample_step(self, step: int) -> bool:
+        return step % self.settings.validation_steps == 0 or step in self.settings.early_validation_steps
 
     def _show_and_keep(self, step: int, unet, ema) -> None:
         settings = self.settings
         if step == settings.weak_unet_step:
             with new_folder(Path(settings.output_dir) / "weak_unet") as folder:
                 build_pipeline(settings, unet, ema, None).unet.save_pretrained(folder)
-        if step % settings.validation_steps == 0:
+        if self._is_sample_step(step):
             pipeline = build_pipeline(settings, unet, ema, self.classifier)
             with self.stopping.interruptible():
                 draw_samples(settings, self.accelerator, pipeline, self.num_classes, step)

@@ -281,6 +281,7 @@ class DenoiserSettings(TrainingSettings):
         radiograph_region_weight: Weight of the loss in the lesion's neighbourhood, radiograph channel; 1 is off.
         snr_gamma: Gamma of Min-SNR weighting, 5 in its paper; off when not given.
         validation_steps: Draw a grid of samples every so many updates.
+        early_validation_steps: Draw one after these updates, too.
         num_validation_samples: Samples in this grid.
         ddpm_num_inference_steps: Steps from noise to these samples.
         guidance_scale: Guidance of these samples, if there is a classifier.
@@ -321,6 +322,7 @@ class DenoiserSettings(TrainingSettings):
     radiograph_region_weight: float = _LOSS.radiograph_region_weight
     snr_gamma: float | None = None
     validation_steps: int = 2000
+    early_validation_steps: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = ()
     num_validation_samples: int = 16
     ddpm_num_inference_steps: int = 25
     guidance_scale: float = 1.0
@@ -357,6 +359,9 @@ class DenoiserSettings(TrainingSettings):
                 raise ValueError(f"--{name} is not allowed: it belongs to a checkpoint file (.pt) as --pretrained_unet.")
         if self.validation_steps < 1 or self.num_validation_samples < 1:
             raise ValueError("--validation_steps and --num_validation_samples must be at least 1.")
+        for step in self.early_validation_steps:
+            if step < 1:
+                raise ValueError(f"--early_validation_steps {step} is not allowed: it must be 1 or more.")
         if not 1 <= self.ddpm_num_inference_steps <= self.ddpm_num_steps:
             raise ValueError(
                 f"--ddpm_num_inference_steps {self.ddpm_num_inference_steps} is not allowed: from 1 to --ddpm_num_steps "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -15,9 +16,9 @@ from types import FrameType
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Within these seconds a second signal is the same one: that of a terminal reaches everybody, and the launcher hands it on too.
 SAME_SIGNAL = 3.0
-
-
-LOOK_FOR_LAUNCHER = 1.0  # seconds between two looks, where nobody asks
+# Set where the standard input is a pipe that a command holds open, and nothing is ever written into: it ends with the command.
+HELD_BY_COMMAND = "MACDM_STDIN_HELD"
+LOOK_EVERY = 1.0  # seconds between two looks for the launcher, where nobody asks
 
 
 class Interrupted(BaseException):
@@ -34,7 +35,8 @@ class Stopping:
     In the loop (`deferred`) a signal is remembered, and the loop asks for it after each update; a second one ends the process
     at once. What may take minutes between two updates is `interruptible`. Elsewhere, where there is nothing to keep, the first
     one does. The launcher of accelerate dies of a signal without handing it on: its end counts as SIGTERM, so that no training
-    is left behind.
+    is left behind. So does the end, SIGKILL included, of a command that has started the launcher and holds the standard input
+    (`HELD_BY_COMMAND`).
     """
 
     def __init__(self):
@@ -43,6 +45,7 @@ class Stopping:
         self._deferred = self._interruptible = False
         is_launched = "ACCELERATE_MIXED_PRECISION" in os.environ  # which the launcher always sets
         self._launcher = os.getppid() if is_launched else None
+        self._is_held = os.environ.get(HELD_BY_COMMAND) == "1" and os.name == "posix"
 
     def __enter__(self) -> Stopping:
         self._before = {}
@@ -69,8 +72,8 @@ class Stopping:
         if number := self.requested():
             raise Interrupted(number)
         ended = threading.Event()
-        if self._launcher is not None:
-            threading.Thread(target=self._look_for_launcher, args=(ended,), daemon=True).start()
+        if self._launcher is not None or self._is_held:
+            threading.Thread(target=self._look_for_its_end, args=(ended,), daemon=True).start()
         self._interruptible = True
         try:
             yield
@@ -78,17 +81,23 @@ class Stopping:
             self._interruptible = False
             ended.set()
 
-    def _look_for_launcher(self, ended: threading.Event) -> None:
-        while not ended.wait(LOOK_FOR_LAUNCHER):
-            if os.getppid() != self._launcher:
+    def _look_for_its_end(self, ended: threading.Event) -> None:
+        while not ended.wait(LOOK_EVERY):
+            if self._is_left():
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
     def requested(self) -> int:
         """Return the signal that this process is to end by; 0 as long as there is none."""
-        if self._signal is None and self._launcher is not None and os.getppid() != self._launcher:
+        if self._signal is None and self._is_left():
             self._signal = int(signal.SIGTERM)
         return self._signal or 0
+
+    def _is_left(self) -> bool:
+        """Whether the launcher, or the command that has started it, is gone."""
+        if self._launcher is not None and os.getppid() != self._launcher:
+            return True
+        return self._is_held and bool(select.select([sys.__stdin__], [], [], 0)[0])  # readable at its end alone
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again = self._signal is not None and time.monotonic() - self._since > SAME_SIGNAL

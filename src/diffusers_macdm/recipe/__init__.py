@@ -1,0 +1,1 @@
+"""From a folder to a model in one command: `macdm train`, and the page of a model's folder."""
