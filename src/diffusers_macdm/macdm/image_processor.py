@@ -17,7 +17,7 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 _FULL_SCALE = {"1": 1, "L": 255, "I;16": 65535, "I;16B": 65535, "I;16L": 65535, "I": 65535}
 PHOTOMETRIC = 262  # TIFF tag: 0 where white is zero
-SAMPLE_FORMAT, SIGNED = 339, 2  # tag of TIFF, and its value
+SAMPLE_FORMAT, SIGNED = 339, (2,)  # tag of TIFF, and its value of one channel
 TWELVE_BITS = 4095  # what detectors give; files have 8 or 16 bits
 MOST_LABEL_IDS = 63  # a mask with more than two values up to here holds numbers of structures, no shades
 
