@@ -12,7 +12,7 @@ from data_folders import DataFolder, mask_pixels, save, usual
 from PIL import Image
 
 from diffusers_macdm.data.check import check_dataset, inspect_dataset
-from diffusers_macdm.data.decoding import MAX_PIXELS
+from diffusers_macdm.data.decoding import MAX_PIXELS, ImageFile, decode_radiograph
 from diffusers_macdm.data.loading import load_pairs
 from diffusers_macdm.hub.privacy import pixels_as_png
 from diffusers_macdm.macdm.image_processor import mask_array, radiograph_array
@@ -264,3 +264,35 @@ def test_programs_are_no_films(root):
     """EPS is a program, which Pillow hands to Ghostscript."""
     Image.fromarray(np.zeros((12, 12), dtype=np.uint8)).save(root / FILM, "EPS")
     assert_refused(root, FILM, "unreadable image", "no image of a format that is read: PNG, TIFF, JPEG")
+
+
+def tiff_file(path, values, sample_format=1, photometric=1):
+    """An uncompressed TIFF file of one strip."""
+    height, width = values.shape
+    data, bits = values.tobytes(), 8 * values.dtype.itemsize
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height, 279: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in {**tags, 339: sample_format}.items())
+    head = b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags) + 1)
+    path.write_bytes(head + entries + struct.pack("<I", 0))
+    return ImageFile(path.name, path.name, path)
+
+
+def test_values_with_a_sign_are_not_read_as_bright_ones(tmp_path):
+    values = np.array([[-100, -1, 0], [1, 50, 100]], dtype=np.int8)
+    with pytest.raises(ValueError, match="film.tif: The radiograph has 8-bit values with a sign"):
+        decode_radiograph(tiff_file(tmp_path / "film.tif", values, sample_format=2))
+    np.testing.assert_array_equal(
+        decode_radiograph(tiff_file(tmp_path / "film.tif", values.view(np.uint8))), (values.view(np.uint8) / 255).astype("f4")
+    )
+    with pytest.raises(ValueError, match="has values from -100 to 100"):
+        decode_radiograph(tiff_file(tmp_path / "film.tif", values.astype("<i2"), sample_format=2))
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_films_in_which_white_is_0(tmp_path, bits):
+    """The inverse of 12 bits is that of 4095: of 65535 it would be nearly white all over."""
+    full = 2**bits - 1
+    values = np.random.default_rng(bits).integers(0, full + 1, (9, 13)).astype("<u1" if bits == 8 else "<u2")
+    values.flat[:2] = 0, full
+    film = decode_radiograph(tiff_file(tmp_path / "film.tif", values, photometric=0))
+    np.testing.assert_allclose(film, 1 - values / full, atol=1e-6)

@@ -481,3 +481,23 @@ def test_rows_as_datasets_loads_them_make_the_same_pair(model, finished):
     row = load_pairs(finished)[3]
     expected, found = pair_of_row(pipe, rows_of(finished)[3]), make_again(pipe, row)
     assert np.asarray(found.radiograph).tobytes() == np.asarray(expected.radiograph).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("[" * 10**5, "cannot be read as the settings"), ("{}", "cannot be read as the")]
+)
+def test_a_set_whose_settings_are_no_record(model, tmp_path, text, message):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "generation.json").write_text(text)
+    with pytest.raises(ValueError, match=f"generation.json {message}"):
+        generate(model, tmp_path / "out", 1, num_inference_steps=1, device="cpu", progress=False)
+
+
+def test_an_image_that_cannot_be_read_any_more_is_named(model, tmp_path):
+    out = tmp_path / "out"
+    generate(model, out, 1, num_inference_steps=1, device="cpu", progress=False)
+    (out / "summary.json").unlink()
+    path = out / "train" / "images" / "synthetic_000000.png"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ValueError, match="synthetic_000000.png cannot be decoded .*: start again in another folder"):
+        generate(model, out, 1, num_inference_steps=1, device="cpu", progress=False)

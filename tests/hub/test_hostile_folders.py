@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import shutil
 from pathlib import Path
@@ -153,3 +154,50 @@ def test_no_recorded_value_brings_markup_into_a_card(model, synthetic, tmp_path)
     summary["labels"] = {f"{label}{HARM}": found for label, found in summary["labels"].items()}
     (folder / "summary.json").write_text(json.dumps(summary))
     assert_no_markup(dataset_card(folder, "alice/pairs"))
+
+
+OTHER_KINDS = (3, "x", [1], [[]], {"a": 1}, {"a": {"b": [None]}}, True)
+
+
+def other_kinds(content, rng, count=6):
+    """Copies of a record in which a value of the first two levels is of another kind, drawn at random."""
+    for _ in range(count):
+        changed = json.loads(json.dumps(content))
+        name = rng.choice(sorted(changed))
+        if isinstance(changed[name], dict) and changed[name] and rng.random() < 0.5:
+            changed[name][rng.choice(sorted(changed[name]))] = rng.choice(OTHER_KINDS)
+        else:
+            changed[name] = rng.choice(OTHER_KINDS)
+        yield changed
+
+
+def pushed_or_refused(push):
+    """Refused in one line, or pushed; returns whether it was refused."""
+    try:
+        push()
+    except (ValueError, OSError) as error:
+        assert "\n" not in str(error).strip()
+        return True
+    return False
+
+
+@pytest.mark.parametrize("name", ["summary.json", "generation.json"])
+def test_a_set_whose_records_hold_other_things(synthetic, tmp_path, name):
+    folder = Path(shutil.copytree(synthetic, tmp_path / "set"))
+    content = json.loads((folder / name).read_text())
+    records = [*other_kinds(content, random.Random(name)), {"labels": {"0": 3}}, {"settings": [3]}]
+    refused = []
+    for record in records:
+        (folder / name).write_text(json.dumps(record))
+        refused.append(pushed_or_refused(lambda: push_dataset(folder, "alice/pairs", dry_run=True)))
+    assert refused[-2] if name == "summary.json" else refused[-1]
+
+
+@pytest.mark.parametrize("name", ["training_config.json", "audit.json", "evaluation.json"])
+def test_a_model_whose_records_hold_other_things(model, tmp_path, name):
+    contents = {"training_config.json": RECORD, "audit.json": AUDIT, "evaluation.json": EVALUATION}
+    folder = {"training_config.json": model}.get(name, tmp_path)
+    facts = {"audit_dir": tmp_path} if name == "audit.json" else {"evaluation_dir": tmp_path} if folder == tmp_path else {}
+    for record in other_kinds(contents[name], random.Random(name)):
+        (folder / name).write_text(json.dumps(record))
+        pushed_or_refused(lambda: push_model(model, "alice/leg", dry_run=True, **facts))

@@ -1,5 +1,6 @@
 """Networks that a training is given and that are broken, absurd or meant to do harm: one sentence, and no memory or code."""
 
+import dataclasses
 import json
 import resource
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 from hostile_models import HOSTILE, edit
-from launching import resolve_here
+from launching import SETTINGS, resolve_here, settings_of
 from tiny_models import tiny_pipeline
 
 
@@ -144,3 +145,31 @@ def test_a_hostile_classifier(phantom, model, change, option):
 def test_a_scheduler_that_is_no_object(phantom, model):
     (model / "scheduler" / "scheduler_config.json").write_text(json.dumps([1]))
     refused(phantom, "scheduler_config.json holds no JSON object", guidance_classifier=model)
+
+
+@pytest.mark.parametrize("script", SETTINGS)
+def test_numbers_that_are_none(phantom, script):
+    """Every option that is a number, as NaN and as infinity; an infinite `--max_grad_norm` clips nothing."""
+    tried = 0
+    for field in dataclasses.fields(SETTINGS[script]):
+        if isinstance(field.default, float):
+            words = 1
+        elif isinstance(field.default, tuple) and field.default and isinstance(field.default[0], float):
+            words = len(field.default)
+        else:
+            continue
+        for value in ("nan", "inf"):
+            if (field.name, value) == ("max_grad_norm", "inf"):
+                continue
+            with pytest.raises(ValueError, match=f"^--{field.name} {value}.* is not allowed"):
+                settings_of(script, train_data_dir=phantom, **{field.name: [value] * words}).check()
+            tried += 1
+    assert tried > 20
+
+
+@pytest.mark.parametrize(
+    "values", [{"adam_epsilon": -1}, {"adam_weight_decay": -1}, {"ema_inv_gamma": 0}, {"ema_max_decay": 2}]
+)
+def test_numbers_out_of_range(phantom, values):
+    with pytest.raises(ValueError, match="is not allowed"):
+        resolve_here("train_guidance_classifier", train_data_dir=phantom, **values)

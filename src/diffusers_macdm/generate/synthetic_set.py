@@ -74,7 +74,7 @@ class SyntheticSet:
             try:
                 begun = json.loads(path.read_text(encoding="utf-8"))
                 return {**{name: dict(begun[name]) for name in ("settings", "versions")}, "provenance": begun.get("provenance")}
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise ValueError(f"{path} cannot be read as the settings of a generated set: {error!r}") from error
         # A call that was killed before anything else may have left its temporary file; a lock is there while one runs.
         if any(
@@ -167,11 +167,18 @@ class SyntheticSet:
         return written
 
     def read(self, row: Mapping) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-        """Read radiograph (uint8) and masks (bool), `[H, W]` each, of the pair of a row; None for a mask that it has not."""
+        """Read radiograph (uint8) and masks (bool), `[H, W]` each, of the pair of a row; None for a mask that it has not.
+
+        Raises:
+            ValueError: when a file cannot be decoded any more; it is named.
+        """
         images = {}
         for column, path in self._paths(row).items():
-            with PIL.Image.open(path) as image:
-                images[column] = np.asarray(image)
+            try:
+                with PIL.Image.open(path) as image:
+                    images[column] = np.asarray(image)
+            except Exception as error:  # of many classes
+                raise ValueError(f"{path} cannot be decoded ({error}): start again in another folder.") from error
         return images["image"], *(images[mask] != 0 if mask in images else None for mask in MASKS)
 
     def finish(self, rows: Sequence[Mapping]) -> dict:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jinja2
 from huggingface_hub import EvalResult
 
 from ..data.layout import METADATA, SPLITS
@@ -41,6 +43,23 @@ def required_object(folder: str | Path, name: str, writer: str) -> dict:
     if content is None:
         raise FileNotFoundError(f"{folder}: there is no {name}, so this is no finished output of {writer}.")
     return content
+
+
+@contextmanager
+def reading_records(*folders: str | Path | None) -> Iterator[None]:
+    """Turn what goes wrong with a record that holds other things than this package writes there into one sentence.
+
+    Raises:
+        ValueError: naming the folders whose records are read.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ArithmeticError, jinja2.TemplateError) as error:
+        named = ", ".join(str(folder) for folder in folders if folder is not None)
+        reason = (str(error).splitlines() or [""])[0]
+        raise ValueError(
+            f"{named}: a record there does not hold what this package writes into it ({type(error).__name__}: {reason})."
+        ) from error
 
 
 def training_seconds(log: Path, training: dict) -> float | None:

@@ -17,6 +17,7 @@ from ..data.pairs import Pairs
 from ..files import read_json
 from ..generate.synthetic_set import CONTACT_SHEET_FILE, SETTINGS_FILE, SUMMARY_FILE
 from .card import dataset_card
+from .card_facts import reading_records
 from .privacy import (
     DIGESTS_NOTE,
     Pseudonyms,
@@ -97,11 +98,13 @@ def push_dataset(
         files: dict[str, Path | bytes] = {}
         for pairs in sets.values():
             files |= _parquet_files(pairs, pseudonyms, Path(temporary))
-        for name in settings:
-            files[name] = json_bytes(published_settings(read_json(folder / name, None), pseudonyms, image_digests))
+        with reading_records(folder):
+            for name in settings:
+                files[name] = json_bytes(published_settings(read_json(folder / name, None), pseudonyms, image_digests))
         if settings and (folder / CONTACT_SHEET_FILE).is_file():  # another one may name cases in its captions
             files[CONTACT_SHEET_FILE] = folder / CONTACT_SHEET_FILE
-        card, more = _dataset_card(folder, repo_id, rows, license)
+        with reading_records(folder):
+            card, more = _dataset_card(folder, repo_id, rows, license)
         files |= card
         if (folder / LICENSE).is_file():
             files[LICENSE] = folder / LICENSE

@@ -15,6 +15,7 @@ from ..checks import not_finite
 from ..files import read_json
 from ..macdm import MaCDMPipeline
 from .card import model_card, model_card_files
+from .card_facts import reading_records
 from .loading import load_pipeline
 from .privacy import (
     AUDIT_FILE,
@@ -104,20 +105,22 @@ def push_model(
 
     with tempfile.TemporaryDirectory(prefix="macdm-push-") as temporary:
         files: dict[str, Path | bytes] = _pipeline_files(pipe, folder, Path(temporary), variants, max_shard_size)
-        for name in RECORDS:
-            if (folder / name).is_file():
-                files[name] = json_bytes(published_record(read_json(folder / name, None), image_digests))
+        with reading_records(folder):
+            for name in RECORDS:
+                if (folder / name).is_file():
+                    files[name] = json_bytes(published_record(read_json(folder / name, None), image_digests))
         components = {path.partition("/")[0] for path in files if "/" in path}
         files |= {path: text.encode() for path, text in source_files(components).items()}
-        card, notes = _model_card(
-            folder,
-            repo_id,
-            synthetic_dir,
-            audit_dir=audit_dir,
-            evaluation_dir=evaluation_dir,
-            data_description=data_description,
-            license=license,
-        )
+        with reading_records(folder, audit_dir, evaluation_dir, synthetic_dir):
+            card, notes = _model_card(
+                folder,
+                repo_id,
+                synthetic_dir,
+                audit_dir=audit_dir,
+                evaluation_dir=evaluation_dir,
+                data_description=data_description,
+                license=license,
+            )
         files |= card | audit
         if image_digests:
             notes = [*notes, DIGESTS_NOTE]

@@ -17,6 +17,7 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 _FULL_SCALE = {"1": 1, "L": 255, "I;16": 65535, "I;16B": 65535, "I;16L": 65535, "I": 65535}
 PHOTOMETRIC = 262  # TIFF tag: 0 where white is zero
+SAMPLE_FORMAT, SIGNED = 339, (2,)  # tag of TIFF, and its value of one channel
 TWELVE_BITS = 4095  # what detectors give; files have 8 or 16 bits
 MOST_LABEL_IDS = 63  # a mask with more than two values up to here holds numbers of structures, no shades
 
@@ -107,9 +108,16 @@ def grayscale_values(image: PIL.Image.Image, what: str = "image") -> np.ndarray:
             f"The {what} has PIL mode {image.mode!r}; 8- or 16-bit grayscale is allowed (modes 1, L, I;16, I): "
             "import it into the layout first."
         )
-    white_is_zero = image.mode.startswith("I;16") and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0
+    tags = getattr(image, "tag_v2", {})  # of a TIFF file
+    if image.mode == "L" and tags.get(SAMPLE_FORMAT) == SIGNED:  # Pillow reads -1 as 255
+        raise ValueError(f"The {what} has 8-bit values with a sign; 8- or 16-bit grayscale without is allowed.")
+    white_is_zero = image.mode.startswith("I;16") and tags.get(PHOTOMETRIC) == 0
     values = np.asarray(upright(image))
-    return 65535 - values if white_is_zero else values  # of 8-bit TIFF files Pillow inverts them, of 16-bit ones it does not
+    if not white_is_zero:
+        return values
+    return (
+        TWELVE_BITS if values.max() <= TWELVE_BITS else 65535
+    ) - values  # of 8-bit TIFF files Pillow inverts them, of others it does not
 
 
 def orientation(image: PIL.Image.Image) -> int:

@@ -168,19 +168,27 @@ class TrainingSettings:
         """Raise `ValueError` for options that no later step would refuse by name."""
         if (self.train_data_dir is None) == (self.dataset_name is None):
             raise ValueError("Give the data by either --train_data_dir or --dataset_name.")
+        for name, value in vars(self).items():
+            numbers = value if isinstance(value, (tuple, list)) else (value,)
+            if any(isinstance(x, float) and not math.isfinite(x) for x in numbers) and (name, value) != (
+                "max_grad_norm",
+                math.inf,
+            ):
+                raise ValueError(f"--{name} {' '.join(map(str, numbers))} is not allowed: finite numbers are needed.")
         positive = ("resolution", "train_batch_size", "gradient_accumulation_steps", "max_train_steps", "learning_rate")
         positive += ("logging_steps", "checkpointing_steps", "layers_per_block", "patch_size", "max_grad_norm")
-        positive += ("ddpm_num_steps", "attention_head_dim", "norm_num_groups", "noise_level_std")
+        positive += ("ddpm_num_steps", "attention_head_dim", "norm_num_groups", "noise_level_std", "ema_inv_gamma")
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ValueError(f"--{name} {getattr(self, name)} is not allowed: it must be greater than 0.")
         for name, most in {"resolution": 4096, "layers_per_block": 64, "ddpm_num_steps": 100_000}.items():
             if getattr(self, name) > most:  # before memory is taken
                 raise ValueError(f"--{name} {getattr(self, name)} is not allowed: it must be at most {most}.")
-        for name in ("seed", "lr_warmup_steps", "dataloader_num_workers", "attention_levels"):
+        not_negative = ("seed", "lr_warmup_steps", "dataloader_num_workers", "attention_levels", "adam_weight_decay")
+        for name in (*not_negative, "adam_epsilon", "ema_power"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} {getattr(self, name)} is not allowed: it must be 0 or more.")
-        for name in ("dropout", "adam_beta1", "adam_beta2"):
+        for name in ("dropout", "adam_beta1", "adam_beta2", "ema_max_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"--{name} {getattr(self, name)} is not allowed: it must be at least 0 and below 1.")
         for count in self.samples_per_class or []:
