@@ -44,6 +44,7 @@ from diffusers_macdm.quality.referee import Referee  # noqa: E402
 from diffusers_macdm.quality.sets import cases_of_arrays, films_of, masks_of  # noqa: E402
 from diffusers_macdm.report.contact_sheet import contact_sheet, save  # noqa: E402
 from diffusers_macdm.seeds import pair_seed  # noqa: E402
+from diffusers_macdm.training.launching import launch_environment  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -183,8 +184,6 @@ FRESH = {"num_normal": 102, "num_lesion": 154}  # with those held out of the tra
 LOG_EVERY = 10
 SHOWN = 16
 TRAINING_CASES = "training_cases.json"  # measures of the real training cases, as if a model had made them
-# glibc's defaults give memory back to the system and take it again in every update, which costs a third of the time.
-MEMORY = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 
 
 # --- the real cases ---------------------------------------------------------------------------------------------------
@@ -260,7 +259,7 @@ def launch(args: argparse.Namespace, words: Sequence[str]) -> None:
     command += ["--num_cpu_threads_per_process", str(args.threads), "--mixed_precision", mixed_precision()]
     command += ["-m", "diffusers_macdm.training.denoiser", *words]
     print("$ python " + " ".join(command), flush=True)
-    environment = {**os.environ, **MEMORY, "OMP_NUM_THREADS": str(args.threads)}
+    environment = {**launch_environment(1), "OMP_NUM_THREADS": str(args.threads)}
     finished = subprocess.run([sys.executable, *command], env=environment)
     if finished.returncode:
         raise SystemExit(f"error: the training ended with status {finished.returncode}; its output above says why.")

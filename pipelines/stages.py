@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from diffusers_macdm.recipe.stages import Stages, seconds_of
-from diffusers_macdm.training.launching import launch_options, mixed_precision
+from diffusers_macdm.training.launching import launch_environment, launch_options, mixed_precision
 
 
 __all__ = ["ROOT", "Stages", "launch", "macdm", "mixed_precision", "seconds_of", "seconds_per_update"]
@@ -30,7 +30,7 @@ def macdm(*arguments: str) -> None:
 
 def _run(shown: Sequence[str], module: str, arguments: Sequence[str], name: str) -> None:
     print("$ " + " ".join([*shown, *arguments]), flush=True)
-    finished = subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT)
+    finished = subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, env=launch_environment(1))
     if finished.returncode:
         raise SystemExit(f"error: {name} ended with status {finished.returncode}; its output above says why.")
 
