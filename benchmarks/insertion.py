@@ -17,25 +17,31 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from diffusers_macdm.audit.images import to_audit_size
-from diffusers_macdm.data.cases import Cases, load_cases
-from diffusers_macdm.files import begin, write_json, write_text
-from diffusers_macdm.generate import generate
-from diffusers_macdm.generate.insertion import place
-from diffusers_macdm.macdm import MaCDMPipeline
-from diffusers_macdm.macdm.joint_sample import LESION_MASK
-from diffusers_macdm.quality import measure
-from diffusers_macdm.quality.referee import Referee
-from diffusers_macdm.quality.regions import regions
-from diffusers_macdm.quality.sets import films_of, masks_of
-from diffusers_macdm.report.contact_sheet import contact_sheet, save
-from diffusers_macdm.statistics.proportions import proportion
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "pipelines"))
+
+from stages import said_in_one_sentence  # noqa: E402
+
+from diffusers_macdm.audit.images import to_audit_size  # noqa: E402
+from diffusers_macdm.data.cases import Cases, load_cases  # noqa: E402
+from diffusers_macdm.files import begin, write_json, write_text  # noqa: E402
+from diffusers_macdm.generate import generate  # noqa: E402
+from diffusers_macdm.generate.insertion import place  # noqa: E402
+from diffusers_macdm.macdm import MaCDMPipeline  # noqa: E402
+from diffusers_macdm.macdm.joint_sample import LESION_MASK  # noqa: E402
+from diffusers_macdm.quality import measure  # noqa: E402
+from diffusers_macdm.quality.referee import Referee  # noqa: E402
+from diffusers_macdm.quality.regions import regions  # noqa: E402
+from diffusers_macdm.quality.sets import films_of, masks_of  # noqa: E402
+from diffusers_macdm.report.contact_sheet import contact_sheet, save  # noqa: E402
+from diffusers_macdm.statistics.proportions import proportion  # noqa: E402
 
 
 SHOWN = 24
@@ -171,10 +177,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of everything random")
     args = parser.parse_args()
     args.out = args.out.resolve()
-    try:
+    with said_in_one_sentence():
         run(args)
-    except (FileNotFoundError, FileExistsError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -32,7 +31,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "pipelines"))
 
-from stages import mixed_precision, seconds_of, seconds_per_update  # noqa: E402
+from stages import mixed_precision, said_in_one_sentence, seconds_of, seconds_per_update  # noqa: E402
 
 from diffusers_macdm.data.cases import Cases, load_cases  # noqa: E402
 from diffusers_macdm.files import SETTINGS_FILE, begin, new_file, read_json, write_json, write_text  # noqa: E402
@@ -488,12 +487,8 @@ def main() -> None:
     if args.data.startswith("fracatlas") and not (args.fracatlas / "train").is_dir():
         print(f"{args.data} is skipped: {args.fracatlas} is not here (--fracatlas DIR says where it is).")
         return
-    try:
+    with said_in_one_sentence():
         run(args)
-    except (FileNotFoundError, FileExistsError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; the same command continues") from None
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from run_report import KINDS, report
-from stages import ROOT, Stages, launch, seconds_per_update
+from stages import ROOT, Stages, launch, said_in_one_sentence, seconds_per_update
 
 from diffusers_macdm.audit import audit
 from diffusers_macdm.audit.run import AUDIT_FILE
@@ -161,12 +161,8 @@ def main() -> None:
     parser.add_argument("--denoiser_steps", type=int, help="Updates, instead of the minutes.")
     parser.add_argument("--num_pairs", type=int, default=64, help="Synthetic pairs, half of them with a lesion.")
     parser.add_argument("--seed", type=int, default=0)
-    try:
+    with said_in_one_sentence():
         run_demo(parser.parse_args())
-    except (FileNotFoundError, FileExistsError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; the same command continues") from None
 
 
 if __name__ == "__main__":

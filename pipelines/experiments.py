@@ -12,7 +12,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from stages import Stages, launch, macdm
+from stages import Stages, launch, macdm, said_in_one_sentence
 
 
 @dataclass(frozen=True)
@@ -125,12 +125,8 @@ def run_experiments(out: Path, sizes: Sizes) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output_dir", type=Path, default=Path("runs/experiments"))
-    try:
+    with said_in_one_sentence():
         run_experiments(parser.parse_args().output_dir, Sizes())
-    except (FileExistsError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; the same command continues") from None
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from stages import said_in_one_sentence
 
 from diffusers_macdm.data.cases import Cases, load_cases
 from diffusers_macdm.evaluation.downstream import LEARNING_RATES, Budget, DownstreamTraining
@@ -147,10 +148,8 @@ def main() -> None:
             parser.error(f"--{name.replace('_', '-')} {getattr(args, name)} is not allowed: at least 1 is needed.")
     if args.seed < 0 or min(args.guidance_scales) < 0:
         parser.error("--seed and --guidance-scales must not be negative.")
-    try:
+    with said_in_one_sentence(continues=False):
         result, picture = first_experiments(args)
-    except (FileNotFoundError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from None
     with new_folder(args.out) as folder:
         save(picture, folder / "first_experiments.png")
         write_json(folder / "first_experiments.json", result)

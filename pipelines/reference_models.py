@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from run_report import report
-from stages import ROOT, Stages, launch
+from stages import ROOT, Stages, launch, said_in_one_sentence
 
 from diffusers_macdm import MaCDMPipeline
 from diffusers_macdm.audit import audit
@@ -194,12 +194,8 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, required=True, help="Folder of data, training and measures.")
     parser.add_argument("--cards", type=Path, default=ROOT / "model_cards", help="Where the model's folder goes.")
     args = parser.parse_args()
-    try:
+    with said_in_one_sentence():
         make(args.name, REFERENCES[args.name], args.data, args.output_dir.resolve(), args.cards.resolve())
-    except (FileNotFoundError, FileExistsError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted; the same command continues") from None
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from stages import said_in_one_sentence
 
 from diffusers_macdm.data.dataset import UNLABELED, PairDataset
 from diffusers_macdm.data.loading import load_pairs
@@ -210,10 +211,8 @@ def main() -> None:
     parser.add_argument("--title", default="MaC-DM: real and synthetic pairs")
     parser.add_argument("--num_shown", type=int, default=48, help="Pairs of each kind in the picture.")
     args = parser.parse_args()
-    try:
+    with said_in_one_sentence(continues=False):
         facts = report(args.train_data_dir, args.model, args.synthetic, args.output_dir, args.title, args.num_shown)
-    except (FileNotFoundError, FileExistsError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from None
     print(json.dumps(facts["labels"], indent=2))
     print(f"page: {args.output_dir}/index.html")
 
