@@ -45,6 +45,18 @@ COMMANDS = {
         "phantom.write.run",
         "phantom",
     ),
+    "import-folder": Command(
+        "Bring a folder of films and same-named masks into the layout.",
+        "data.importers.settings.FolderSettings",
+        "data.importers.folder.run",
+        "imported",
+    ),
+    "import-coco": Command(
+        "Bring films with outlines in a COCO file into the layout.",
+        "data.importers.settings.CocoSettings",
+        "data.importers.coco.run",
+        "imported",
+    ),
     "generate": Command(
         "Write a synthetic set with a trained model.", "generate.settings.Settings", "generate.run.run", "generate"
     ),
@@ -149,7 +161,8 @@ def _run(name: str, command: Command, settings) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == __package__.partition(".")[0]:
             raise
-        sentence = f"the package {error.name!r} is missing; install diffusers-macdm[train,eval]."
+        extra = "import" if name.startswith("import-") else "train,eval"
+        sentence = f"the package {error.name.partition('.')[0]!r} is missing; install diffusers-macdm[{extra}]."
     except (ValueError, OSError) as error:  # what the library says about bad input is one sentence already
         sentence = as_typed(str(error), type(settings))
     print(f"macdm {name}: {sentence}", file=sys.stderr)

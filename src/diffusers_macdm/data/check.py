@@ -54,7 +54,7 @@ def inspect_dataset(data_dir: str | Path, show_progress: bool = False) -> Report
                 inspection.check(split, case, decode(case))
                 progress.update()
     inspection.compare_all()
-    _check_labels(folder, report)
+    check_labels(folder, report)
     _check_patients(folder, report)
     _note_absent_mask(folder, report)
     _note_columns(folder, report)
@@ -71,7 +71,7 @@ def _check_splits(folder: Folder, report: Report) -> None:
     report.fault("train", "no train split", reason)
 
 
-def _check_labels(folder: Folder, report: Report) -> None:
+def check_labels(folder: Folder, report: Report) -> None:
     """Find class numbers that no case has, and those that no training case has; synthetic sets may have some of them alone."""
     real = {
         split: {case.values["label"] for case in cases if not _is_synthetic(case)} - {None}
