@@ -41,6 +41,8 @@ def imported(settings, result) -> int:
     left_out = count(len({fault.file for fault in result.left_out}), "file")
     asked = f", and {len(result.as_asked)} as asked" if result.as_asked else ""
     where = f"; written to {settings.out}" if taken else "; nothing was written"
+    if result.refused:
+        print(f"{settings.out} was not written: {result.refused}")
     taken = f"{count(sum(result.taken.values()), 'film')} ({taken})" if taken else "no film"
     print(f"taken: {taken}; left out: {left_out}{asked}{where}")
     return 1 if result.left_out or not result.taken else 0

@@ -151,9 +151,6 @@ def _sources(
     for name, path in films.items():
         film = ImageFile(name, path.name, path)
         annotations = entries[name].annotations if name in entries else {}
-        if not annotations and settings.unannotated == "leave-out":
-            imported.leave_out_as_asked(name, "unannotated", f"has no annotation in {settings.json.name}.")
-            continue
         if "anatomy_mask" in masks and not annotations.get("anatomy_mask"):
             imported.leave_out(name, "missing mask", f"has no anatomy outline in {settings.json.name}.")
             continue

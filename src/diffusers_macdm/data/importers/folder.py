@@ -35,9 +35,7 @@ def run(settings: FolderSettings, *, show_progress: bool = True) -> Imported:
         if asked is not None or (src / option).is_dir():
             patterns[column] = asked or option
     if len(patterns) == 1:
-        raise ValueError(
-            f"{src} has no folder {' or '.join(MASK_OPTIONS.values())}, and neither --anatomy nor --lesion says where masks are."
-        )
+        raise ValueError(f"{src} has no folder {' or '.join(MASK_OPTIONS.values())}, and no option says where masks are.")
     found = _found(src, patterns, settings, imported)
     sources = _sources(found, patterns, settings, imported)
     return import_sources("import-folder", sources, [c for c in patterns if c != "image"], settings, imported, show_progress)
@@ -80,7 +78,7 @@ def _place(pattern: str) -> tuple[str, re.Pattern]:
         return pattern, re.compile("(?P<folder>(?:.*/)?)(?P<name>[^/]+)")
     path = PurePosixPath(pattern.replace("\\", "/"))
     before, _, after = path.name.partition(NAME)
-    if NAME not in path.name or NAME in after:
+    if str(path).count(NAME) > 1 or NAME not in path.name:
         raise ValueError(f"{pattern} is not allowed: {NAME} stands once, in the last part of the path.")
     return str(path.parent), re.compile(f"(?P<folder>(?:.*/)?){re.escape(before)}(?P<name>[^/]+){re.escape(after)}")
 
@@ -105,9 +103,6 @@ def _sources(found: dict[str, dict[str, Path]], patterns: dict[str, str], settin
                 continue
             files["anatomy_mask"] = _file(src, found["anatomy_mask"][name])
         if "lesion_mask" in patterns:
-            if name not in found["lesion_mask"] and settings.unannotated == "leave-out":
-                imported.leave_out_as_asked(files["image"].name, "unannotated", "has no lesion mask.")
-                continue
             files["lesion_mask"] = _file(src, found["lesion_mask"].get(name))
         sources.append(Source(name, files))
     if not films:

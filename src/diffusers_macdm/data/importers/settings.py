@@ -33,10 +33,10 @@ class ImportSettings:
             it has one. "^[^_/]+" takes what stands before the first "_" or "/".
         splits: Shares of train, validation and test, by patient; 0 leaves a split out.
         seed: Of the division into splits.
-        unannotated: What a film without a lesion mask is: normal, or left out.
+        unannotated: What a film is that has no lesion mask and no label of normal: normal, or left out.
         widen_anatomy: Add lesion pixels outside of the anatomy mask to it; without it such a film is left out.
-        bits: Bits that the values of 16-bit files have (10, 12, 14, 16, ...); they are stretched to 16. When not given, a file without
-            a value above 4095 has 12 bits, and a set of both kinds is refused.
+        bits: Bits that the values of 16-bit files have (10, 12, 14, 16, ...); they are stretched to 16. When not given, a file
+            without a value above 4095 has 12 bits, and a set of both kinds is refused.
     """
 
     labels: Annotated[Path | None, tyro.conf.arg(metavar="CSV")] = None
@@ -87,8 +87,8 @@ class FolderSettings(ImportSettings):
         src: Folder that holds everything.
         out: New folder.
         films: Where the films are: a folder below SRC ("." for SRC itself), with the folders in it.
-        anatomy: Where the anatomy masks are, under the films' names; `anatomy` where there is one when not given. "masks/{name}_bone"
-            says how their names differ.
+        anatomy: Where the anatomy masks are, under the films' names; `anatomy` where there is one when not given.
+            "masks/{name}_bone" says how their names differ.
         lesion: Where the lesion masks are, likewise; `lesion` where there is one when not given.
     """
 

@@ -10,7 +10,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,6 +61,7 @@ class Imported:
 
     Attributes:
         taken: split -> number of films that are in it; empty where nothing was written.
+        refused: why nothing was written, where the films make no set; None else.
         left_out: what was left out without being asked for.
         as_asked: what was left out because the options say so.
         notes: what is worth a look.
@@ -73,6 +73,7 @@ class Imported:
     left_out: list[Fault] = field(default_factory=list)
     as_asked: list[Fault] = field(default_factory=list)
     notes: list[Fault] = field(default_factory=list)
+    refused: str | None = None
 
     def leave_out(self, file: str, kind: str, reason: str) -> None:
         self.left_out.append(Fault(shown(file), shown(reason), kind))
@@ -92,7 +93,7 @@ def import_sources(
     imported: Imported,
     show_progress: bool = True,
 ) -> Imported:
-    """Write what can be used of these films to `imported.out`.
+    """Write what can be used of these films to `imported.out`; `imported.refused` says why nothing was written.
 
     Args:
         command: name of the command, for the record.
@@ -104,7 +105,7 @@ def import_sources(
 
     Raises:
         FileExistsError: when `imported.out` is no new folder.
-        ValueError: when the table or the set as a whole is at fault; nothing is written then.
+        ValueError: when the table is at fault, or nothing could say which films are normal.
     """
     refuse_filled(imported.out)
     table = read_table(settings)
@@ -115,26 +116,27 @@ def import_sources(
             "to say which films are normal."
         )
     taker = _Taker(settings, table, tuple(masks), imported)
-    with suppress(_NothingTaken), new_folder(imported.out) as folder:
-        staging = folder / STAGING
-        for column in ("image", *masks):
-            (staging / FOLDERS[column]).mkdir(parents=True)
-        with Progress(len(sources), command, "film", show=show_progress) as progress:
-            for source in sources:
-                taker.take(source, staging)
-                progress.update()
-        taker.check_as_a_whole()
-        if table is not None and (unused := table.unused()) is not None:
-            imported.note(table.name, "lines without a film", unused)
-        if not taker.rows:
-            raise _NothingTaken
-        _divide(folder, taker.rows, settings, imported)
-        _record(folder, command, settings, imported)
+    try:
+        with new_folder(imported.out) as folder:
+            staging = folder / STAGING
+            for column in ("image", *masks):
+                (staging / FOLDERS[column]).mkdir(parents=True)
+            with Progress(len(sources), command, "film", show=show_progress) as progress:
+                for source in sources:
+                    taker.take(source, staging)
+                    progress.update()
+            if table is not None and (unused := table.unused()) is not None:
+                imported.note(table.name, "lines without a film", unused)
+            taker.check_as_a_whole()
+            imported.taken = _divide(folder, taker.rows, settings, imported)
+            _record(folder, command, settings, imported)
+    except _Refused as error:
+        imported.taken, imported.refused = {}, str(error)
     return imported
 
 
-class _NothingTaken(Exception):
-    """Ends an import of which no film is left: no folder is made."""
+class _Refused(ValueError):
+    """Ends an import whose films, read one by one, make no set: no folder is made."""
 
 
 class _Taker:
@@ -158,6 +160,10 @@ class _Taker:
             values = self._values(source)
         except ValueError as error:
             return self.imported.leave_out(film, "unknown film", str(error))
+        if self._is_unannotated(source, values):
+            return self.imported.leave_out_as_asked(
+                film, "unannotated", "has no lesion mask, and no label says that it is normal."
+            )
         decoded = decode_film(Case(f"{source.name}:", values, dict(source.files)))
         if decoded.refusals:
             return self._leave_out(film, decoded.refusals)
@@ -177,7 +183,7 @@ class _Taker:
         return self._write(source, values, decoded, pixels, staging)
 
     def check_as_a_whole(self) -> None:
-        """Refuse a set of several depths, and one that is dark throughout."""
+        """Refuse a set of several depths, one that is dark throughout, and one whose labels do not fit together."""
         self._whole.compare_all()
         for fault in self._whole.report.faults:
             remedy = (
@@ -185,11 +191,13 @@ class _Taker:
                 if set(self._whole.first_of_depth) <= {1, 8}
                 else " --bits says how many bits the values of 16-bit files have."
             )
-            raise ValueError(f"{fault.file} {fault.reason}{remedy}")
+            raise _Refused(f"{fault.file} {fault.reason}{remedy}")
+        if not self.rows:
+            raise _Refused("no film is left.")
         try:
             number_labels({"train": [row["label"] for row in self.rows]})
         except ValueError as error:
-            raise ValueError(f"--labels {self.settings.labels}: {error}") from error
+            raise _Refused(f"--labels {self.settings.labels}: {error}") from error
 
     def _leave_out(self, film: str, faults: Sequence[Fault]) -> None:
         """Leave a film out, with every reason; what is wrong with a mask is said of the film, and names the mask."""
@@ -219,6 +227,11 @@ class _Taker:
                 raise ValueError(f"--patient-pattern {self.settings.patient_pattern} finds no patient in its name.")
             values["patient_id"] = patient
         return values
+
+    def _is_unannotated(self, source: Source, values: dict) -> bool:
+        """Whether a film is to be left out since nothing says that it is normal."""
+        has_mask = "lesion_mask" not in self.masks or source.files["lesion_mask"] is not None
+        return self.settings.unannotated == "leave-out" and not has_mask and not is_normal(values.get("label"))
 
     def _faults(self, source: Source, values: dict, decoded: Decoded) -> list[Fault]:
         """Return what `macdm check` would say against the film, and note what is odd about it."""
@@ -267,8 +280,8 @@ class _Taker:
         return chosen
 
 
-def _divide(folder: Path, rows: list[dict], settings: ImportSettings, imported: Imported) -> None:
-    """Move the films into their splits, and write their lines."""
+def _divide(folder: Path, rows: list[dict], settings: ImportSettings, imported: Imported) -> dict[str, int]:
+    """Move the films into their splits, and write their lines; return the number of films of each split."""
     patients = [row.get("patient_id") for row in rows]
     unknown = patients.count(None)
     if unknown:
@@ -295,17 +308,20 @@ def _divide(folder: Path, rows: list[dict], settings: ImportSettings, imported: 
     report, written = Report(), read_folder(folder)
     check_labels(written, report)
     for fault in [*written.refusals, *written.faults, *report.faults]:
-        raise ValueError(f"the set would have a fault: {fault.file}: {fault.reason}")
-    imported.taken = {split: len(indices) for split, indices in splits.items()}
+        raise _Refused(f"the set would have a fault: {fault.file}: {fault.reason}")
+    return {split: len(indices) for split, indices in splits.items()}
 
 
 def _splits(rows: list[dict], patients: list, settings: ImportSettings) -> dict[str, list[int]]:
     if any("split" in row for row in rows):
         splits = {split: [index for index, row in enumerate(rows) if row["split"] == split] for split in SPLITS}
         splits = {split: indices for split, indices in splits.items() if indices}
-        check_patients({split: [patients[index] for index in indices] for split, indices in splits.items()})
+        try:
+            check_patients({split: [patients[index] for index in indices] for split, indices in splits.items()})
+        except ValueError as error:
+            raise _Refused(f"--split-column {settings.split_column}: {error}") from error
         if "train" not in splits:
-            raise ValueError(f"--split-column {settings.split_column}: no film that can be used is in the split train.")
+            raise _Refused(f"--split-column {settings.split_column}: no film that can be used is in the split train.")
         return splits
     fractions = {split: share for split, share in zip(SPLITS, settings.splits, strict=True) if share > 0}
     total = math.fsum(fractions.values())
@@ -314,8 +330,8 @@ def _splits(rows: list[dict], patients: list, settings: ImportSettings) -> dict[
         return split_by_patient(patients, [row["label"] for row in rows], fractions, settings.seed)
     except ValueError as error:
         num_patients = len(set(patients) - {None}) + patients.count(None)
-        raise ValueError(
-            f"{len(rows)} films of {num_patients} patients are too few for --splits "
+        raise _Refused(
+            f"{len(rows)} films of {num_patients} patient{'s' if num_patients > 1 else ''} are too few for --splits "
             f"{' '.join(f'{share:g}' for share in settings.splits)}: a split would be empty. --splits 1 0 0 makes one of all."
         ) from error
 
