@@ -57,6 +57,12 @@ COMMANDS = {
         "data.importers.coco.run",
         "imported",
     ),
+    "roi": Command(
+        "Cut square regions of interest out of the films of a set.",
+        "data.importers.settings.RegionSettings",
+        "data.importers.regions.run",
+        "regions",
+    ),
     "generate": Command(
         "Write a synthetic set with a trained model.", "generate.settings.Settings", "generate.run.run", "generate"
     ),

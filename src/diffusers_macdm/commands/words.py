@@ -25,7 +25,12 @@ def phantom(settings, counts) -> None:
     print(f"written to {settings.out}")
 
 
-def imported(settings, result) -> int:
+def regions(settings, result) -> int:
+    """Print how many regions were cut, and what was left out; the exit code is 1 where something was."""
+    return imported(settings, result, "region")
+
+
+def imported(settings, result, noun: str = "film") -> int:
     """Print what was left out and why, and how much was taken; the exit code is 1 where something was left out unasked."""
     for fault in result.left_out:
         print(f"{fault.file}: left out: {fault.reason}")
@@ -43,7 +48,7 @@ def imported(settings, result) -> int:
     where = f"; written to {settings.out}" if taken else "; nothing was written"
     if result.refused:
         print(f"{settings.out} was not written: {result.refused}")
-    taken = f"{count(sum(result.taken.values()), 'film')} ({taken})" if taken else "no film"
+    taken = f"{count(sum(result.taken.values()), noun)} ({taken})" if taken else f"no {noun}"
     print(f"taken: {taken}; left out: {left_out}{asked}{where}")
     return 1 if result.left_out or not result.taken else 0
 
