@@ -168,7 +168,7 @@ def _run(name: str, command: Command, settings) -> int:
         if error.name is None or error.name.partition(".")[0] == __package__.partition(".")[0]:
             raise
         extra = "import" if name.startswith("import-") else "train,eval"
-        sentence = f"the package {error.name.partition('.')[0]!r} is missing; install diffusers-macdm[{extra}]."
+        sentence = f"the package {error.name!r} is missing; install diffusers-macdm[{extra}]."
     except (ValueError, OSError) as error:  # what the library says about bad input is one sentence already
         sentence = as_typed(str(error), type(settings))
     print(f"macdm {name}: {sentence}", file=sys.stderr)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ... import __version__
 from ...files import new_folder, refuse_filled, write_json, write_json_lines
 from ...macdm.joint_sample import MASK_WORDS, MASKS
 from ...progress import Progress
@@ -340,7 +339,6 @@ def _record(folder: Path, command: str, settings: ImportSettings, imported: Impo
     """Write what was taken and left out; no path of the machine is in it."""
     content = {
         "command": command,
-        "version": __version__,
         "taken": imported.taken,
         "splits": list(settings.splits),
         "seed": settings.seed,
