@@ -70,7 +70,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
 	@$(VENV)/$(PIP_INSTALL) -c $(VENV)/constraints.txt $(TORCH)
-	@$(VENV)/$(PIP_INSTALL) -c $(VENV)/constraints.txt -e '.[train,eval,dicom,dev]'
+	@$(VENV)/$(PIP_INSTALL) -c $(VENV)/constraints.txt -e '.[train,eval,import,dev]'
 	@touch $@
 
 # The oldest versions that pyproject.toml allows: each floor `name>=x` becomes `name==x`. On Linux this torch is a CUDA build.
@@ -84,7 +84,7 @@ $(FLOOR_VENV)/.installed: pyproject.toml
 	@echo "Installing the floors into $(FLOOR_VENV)"
 	@$(FLOOR_PYTHON) -m venv $(FLOOR_VENV)
 	@sed -nE 's/^.*"([A-Za-z_-]+)>=([0-9.]+)".*$$/\1==\2/p' pyproject.toml > $(FLOOR_VENV)/constraints.txt
-	@$(FLOOR_VENV)/$(PIP_INSTALL) -c $(FLOOR_VENV)/constraints.txt -e '.[train,eval,dicom,dev]'
+	@$(FLOOR_VENV)/$(PIP_INSTALL) -c $(FLOOR_VENV)/constraints.txt -e '.[train,eval,import,dev]'
 	@touch $@
 
 clean:

@@ -48,6 +48,24 @@ COMMANDS = {
         "phantom.write.run",
         "phantom",
     ),
+    "import-folder": Command(
+        "Bring a folder of films and same-named masks into the layout.",
+        "data.importers.settings.FolderSettings",
+        "data.importers.folder.run",
+        "imported",
+    ),
+    "import-coco": Command(
+        "Bring films with outlines in a COCO file into the layout.",
+        "data.importers.settings.CocoSettings",
+        "data.importers.coco.run",
+        "imported",
+    ),
+    "roi": Command(
+        "Cut square regions of interest out of the films of a set.",
+        "data.importers.settings.RegionSettings",
+        "data.importers.regions.run",
+        "regions",
+    ),
     "show": Command(
         "Write a contact sheet of what a training sees: resampled, outlined, augmented.",
         "planning.settings.ShowSettings",
@@ -206,7 +224,8 @@ def _run(name: str, command: Command, settings) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == __package__.partition(".")[0]:
             raise
-        sentence = f"the package {error.name!r} is missing; install diffusers-macdm[train,eval]."
+        extra = "import" if name.startswith("import-") else "train,eval"
+        sentence = f"the package {error.name!r} is missing; install diffusers-macdm[{extra}]."
     except (ValueError, OSError) as error:  # what the library says about bad input is one sentence already
         sentence = _of_the_system(error) or as_typed(str(error), type(settings))
     except Exception as error:

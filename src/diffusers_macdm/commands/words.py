@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 
+MOST_NOTES = 10  # of a kind, of an import
+
+
 def check(settings, report) -> int:
     """Print every fault and note; the exit code is 1 where there is a fault."""
     for fault in report.faults:
@@ -52,6 +55,34 @@ def train(settings, result) -> None:
         f"go on with `macdm generate {settings.out}/model {settings.out}/synthetic_1000 --num-per-class 500 "
         "--classifier-free-guidance-scale 1.5`"
     )
+
+
+def regions(settings, result) -> int:
+    """Print how many regions were cut, and what was left out; the exit code is 1 where something was."""
+    return imported(settings, result, "region")
+
+
+def imported(settings, result, noun: str = "film") -> int:
+    """Print what was left out and why, and how much was taken; the exit code is 1 where something was left out unasked."""
+    for fault in result.left_out:
+        print(f"{fault.file}: left out: {fault.reason}")
+    kinds: dict[str, int] = {}
+    for note in result.notes:
+        kinds[note.kind] = kinds.get(note.kind, 0) + 1
+        if kinds[note.kind] <= MOST_NOTES:
+            print(f"{note.file}: note: {note.reason}")
+    for kind, number in kinds.items():
+        if number > MOST_NOTES:
+            print(f"note: {number - MOST_NOTES} more of this kind: {kind}.")
+    taken = ", ".join(f"{number} in {split}" for split, number in result.taken.items())
+    left_out = count(len({fault.file for fault in result.left_out}), "file")
+    asked = f", and {len(result.as_asked)} as asked" if result.as_asked else ""
+    where = f"; written to {settings.out}" if taken else "; nothing was written"
+    if result.refused:
+        print(f"{settings.out} was not written: {result.refused}")
+    taken = f"{count(sum(result.taken.values()), noun)} ({taken})" if taken else f"no {noun}"
+    print(f"taken: {taken}; left out: {left_out}{asked}{where}")
+    return 1 if result.left_out or not result.taken else 0
 
 
 def generate(settings, summary) -> None:

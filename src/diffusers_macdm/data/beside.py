@@ -23,7 +23,7 @@ def note_what_stands_beside(folder: Folder, report: Report) -> None:
     named = {file.path for cases in folder.cases.values() for case in cases for file in case.files.values() if file is not None}
     unread = {fault.file.partition("/")[0] for fault in folder.refusals}  # a line that could not be read may name the file
     seen: Counter[str] = Counter()
-    for path, is_folder in _walk(folder.path):
+    for path, is_folder in walk(folder.path):
         kind, reason = _oddity(path.relative_to(folder.path), is_folder, path in named, unread)
         if kind is None:
             continue
@@ -50,7 +50,7 @@ def _oddity(inside: Path, is_folder: bool, is_named: bool, unread: set[str]) -> 
     return None, ""
 
 
-def _walk(top: Path):
+def walk(top: Path):
     """Yield everything below a folder, and whether it is a folder, in the order of the names.
 
     Links to folders are not followed, and a name that begins with a dot is passed over.

@@ -16,13 +16,13 @@ from .check_cases import CaseInspection
 from .decoding import Case, decode
 from .faults import Fault, Report, shown
 from .labels import gap, listed
-from .layout import METADATA, OPTIONAL_COLUMNS, PROVENANCE_COLUMNS, SPLITS, without_words
+from .layout import METADATA, OPTIONAL_COLUMNS, PROVENANCE_COLUMNS, REGION_COLUMNS, SPLITS, without_words
 from .reader import FILE_NAME_COLUMNS, Folder, read_folder
 from .settings import CheckSettings
 from .splits import shared_patients
 
 
-KNOWN_COLUMNS = ("label", *OPTIONAL_COLUMNS, *PROVENANCE_COLUMNS)
+KNOWN_COLUMNS = ("label", *OPTIONAL_COLUMNS, *PROVENANCE_COLUMNS, *REGION_COLUMNS)
 
 
 def check_dataset(data_dir: str | Path) -> list[Fault]:
@@ -54,7 +54,7 @@ def inspect_dataset(data_dir: str | Path, show_progress: bool = False) -> Report
                 inspection.check(split, case, decode(case))
                 progress.update()
     inspection.compare_all()
-    _check_labels(folder, report)
+    check_labels(folder, report)
     _check_patients(folder, report)
     _note_absent_mask(folder, report)
     _note_columns(folder, report)
@@ -71,7 +71,7 @@ def faults_of_lines(data_dir: str | Path) -> list[Fault]:
     folder, report = read_folder(data_dir), Report()
     _check_splits(folder, report)
     report.faults += [*folder.refusals, *folder.faults]
-    _check_labels(folder, report)
+    check_labels(folder, report)
     _check_patients(folder, report)
     return report.faults
 
@@ -85,7 +85,7 @@ def _check_splits(folder: Folder, report: Report) -> None:
     report.fault("train", "no train split", reason)
 
 
-def _check_labels(folder: Folder, report: Report) -> None:
+def check_labels(folder: Folder, report: Report) -> None:
     """Find class numbers that no case has, and those that no training case has; synthetic sets may have some of them alone."""
     real = {
         split: {case.values["label"] for case in cases if not _is_synthetic(case)} - {None}

@@ -202,14 +202,22 @@ class Decoded:
         return self.radiograph, self.anatomy_mask, self.lesion_mask
 
 
-def decode(case: Case) -> Decoded:
-    """Decode the images of a case; what is wrong with one hides nothing that is wrong with another."""
+def decode(case: Case, convert: Callable[[Image.Image], Image.Image] | None = None) -> Decoded:
+    """Decode the images of a case; what is wrong with one hides nothing that is wrong with another.
+
+    Args:
+        case: the case.
+        convert: what is done to an image before its gray values are read; it may raise `ValueError`. Importers read gray films
+            that are stored in colour by it.
+    """
     decoded, turned, shapes = Decoded(), {}, {}
     for column, file in case.files.items():
         if file is None:
             continue
         try:
             image, turned[column] = file.open()
+            if convert is not None and not getattr(image, "is_animated", False):
+                image = convert(image)
             values = grayscale_values(image, "radiograph" if column == RADIOGRAPH else "mask")
             shapes[column] = values.shape
             _take(decoded, column, file.name, values, image.mode)
