@@ -1,6 +1,7 @@
 """`macdm show`: the areas are those of the masks, the cases those of every class."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 
 from diffusers_macdm.commands import main as cli
 from diffusers_macdm.phantom import write_phantom
-from diffusers_macdm.planning.show import shown_cases
+from diffusers_macdm.planning.show import show_sheet, shown_cases
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,8 @@ def areas_of_files(data):
 
 def test_captions_say_the_area_of_each_lesion(data):
     """At the size of the files nothing is resampled: the areas are theirs."""
-    samples, captions = shown_cases(data, 32, num_per_class=9, augmented=2)
+    samples, captions, masks = shown_cases(data, 32, num_per_class=9, augmented=2)
+    assert masks == ("anatomy_mask", "lesion_mask")
     assert captions[:5] == ["label 0: lesion none"] * 5
     shown = sorted(int(caption.removeprefix("label 1: lesion ").removesuffix(" px")) for caption in captions[5:9])
     assert shown == areas_of_files(data)
@@ -35,8 +37,22 @@ def test_captions_say_the_area_of_each_lesion(data):
     assert all((samples[5 + i] != samples[9 + i]).any() for i in range(2))
 
 
+def test_of_a_set_without_outlines_no_caption_says_that_there_is_no_lesion(data, tmp_path):
+    folder = tmp_path / "labels_alone"
+    shutil.copytree(data, folder)
+    for metadata in folder.glob("*/metadata.jsonl"):
+        rows = [json.loads(line) for line in metadata.read_text().splitlines()]
+        for row in rows:
+            del row["lesion_mask_file_name"]
+        metadata.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        shutil.rmtree(metadata.parent / "lesion")
+    _, captions, masks = shown_cases(folder, 32, num_per_class=1, augmented=1)
+    assert captions == ["label 0", "label 1", "label 0, augmented"] and masks == ("anatomy_mask",)
+    assert show_sheet(folder, 32, num_per_class=1).size[0] > 200
+
+
 def test_as_many_cases_of_each_class_by_seed(data):
-    _, few = shown_cases(data, 16, num_per_class=2, augmented=0)
+    _, few, _ = shown_cases(data, 16, num_per_class=2, augmented=0)
     assert [caption[:7] for caption in few] == ["label 0"] * 2 + ["label 1"] * 2
     draws = {tuple(shown_cases(data, 16, num_per_class=2, augmented=0, seed=seed)[1]) for seed in range(6)}
     assert len(draws) > 1

@@ -12,6 +12,7 @@ from ..data.augmentation import PairAugmentation
 from ..data.dataset import UNLABELED, PairDataset
 from ..data.loading import load_pairs
 from ..files import refuse_existing
+from ..macdm.joint_sample import MASKS
 from ..macdm.joint_sample import split as split_channels
 from ..report.contact_sheet import contact_sheet, save
 from .settings import ShowSettings
@@ -23,7 +24,7 @@ ALWAYS = 1.0  # probability of each parameter: an augmented case is to be seen t
 
 def shown_cases(
     data: str | Path, resolution: int, num_per_class: int = 8, augmented: int = 4, split: str = "train", seed: int = 0
-) -> tuple[list[torch.Tensor], list[str]]:
+) -> tuple[list[torch.Tensor], list[str], tuple[str, ...]]:
     """Return cases of each class as a training sees them, and what stands below each.
 
     The cases are drawn by `seed`, as many of each class; unlabeled ones stand last. The first of those with a lesion (of all,
@@ -34,7 +35,7 @@ def shown_cases(
         resolution: side of the joint samples in pixels.
 
     Returns:
-        Joint samples `[3, S, S]` in [-1, 1], and captions: "label 1: lesion 23 px".
+        Joint samples `[3, S, S]` in [-1, 1], captions ("label 1: lesion 23 px"), and the masks that the set has.
 
     Raises:
         FileNotFoundError, ValueError: when the data cannot be read, or a case cannot be decoded.
@@ -48,18 +49,20 @@ def shown_cases(
     lesions = [index for index in range(len(cases)) if _area(samples[index][0])] or list(range(len(cases)))
     for index in lesions[:augmented]:
         samples.append((cases[index, seed + index]["joint_sample"], f"{_name(cases.labels[index])}, augmented"))
-    return [sample for sample, _ in samples], [f"{name}: lesion {_pixels(_area(sample))}" for sample, name in samples]
+    captions = [name for _, name in samples]
+    if MASKS[1] in pairs.masks:
+        captions = [f"{name}: lesion {_pixels(_area(sample))}" for sample, name in samples]
+    return [sample for sample, _ in samples], captions, tuple(pairs.masks)
 
 
 def show_sheet(data: str | Path, resolution: int, split: str = "train", **drawn) -> Image.Image:
     """Lay out the cases of `shown_cases`, each plain and with its outlines, above its caption; `drawn` are its arguments."""
-    samples, captions = shown_cases(data, resolution, split=split, **drawn)
+    samples, captions, known = shown_cases(data, resolution, split=split, **drawn)
     triples = [[channel.numpy() for channel in split_channels(sample)] for sample in samples]
-    radiographs, anatomy_masks, lesion_masks = (np.stack(channel) for channel in zip(*triples, strict=True))
+    radiographs, *masks = (np.stack(channel) for channel in zip(*triples, strict=True))
     return contact_sheet(
         radiographs,
-        anatomy_masks > 0.5,
-        lesion_masks > 0.5,
+        *(mask > 0.5 if name in known else None for name, mask in zip(MASKS, masks, strict=True)),
         captions=captions,
         columns=COLUMNS,
         title=f"{Path(data).name}, {split}: what a training at {resolution} px sees",
