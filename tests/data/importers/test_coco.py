@@ -215,5 +215,6 @@ def test_without_pycocotools_a_sentence_says_what_to_install(lab, monkeypatch, c
     monkeypatch.setitem(__import__("sys").modules, "pycocotools.mask", None)
     assert cli.main(["import-coco", "a", "b", "c", "--lesion", "x"]) == 1
     assert (
-        capsys.readouterr().err == "macdm import-coco: the package 'pycocotools.mask' is missing; install diffusers-macdm[import].\n"
+        capsys.readouterr().err
+        == "macdm import-coco: the package 'pycocotools.mask' is missing; install diffusers-macdm[import].\n"
     )

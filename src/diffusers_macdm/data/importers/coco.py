@@ -69,7 +69,7 @@ def run(settings: CocoSettings, *, show_progress: bool = True) -> Imported:
         raise ValueError(f"{images}: there is no film in it.")
     masks = [mask for mask, names in (("anatomy_mask", settings.anatomy), ("lesion_mask", settings.lesion)) if names]
     sources = _sources(films, entries, masks, settings, imported)
-    return import_sources("import-coco", sources, masks, settings, imported, show_progress)
+    return import_sources("import-coco", sources, masks, settings, imported, settings.bits, show_progress=show_progress)
 
 
 def read_coco(path: Path) -> dict:
