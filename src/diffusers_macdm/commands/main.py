@@ -60,6 +60,12 @@ COMMANDS = {
         "data.importers.coco.run",
         "imported",
     ),
+    "import-dicom": Command(
+        "Bring DICOM radiographs into the layout, without names and dates.",
+        "data.importers.settings.DicomSettings",
+        "data.importers.dicom.run",
+        "imported",
+    ),
     "roi": Command(
         "Cut square regions of interest out of the films of a set.",
         "data.importers.settings.RegionSettings",

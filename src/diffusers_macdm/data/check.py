@@ -16,13 +16,13 @@ from .check_cases import CaseInspection
 from .decoding import Case, decode
 from .faults import Fault, Report, shown
 from .labels import gap, listed
-from .layout import METADATA, OPTIONAL_COLUMNS, PROVENANCE_COLUMNS, REGION_COLUMNS, SPLITS, without_words
+from .layout import METADATA, OPTIONAL_COLUMNS, PROVENANCE_COLUMNS, REGION_COLUMNS, SPACING_COLUMN, SPLITS, without_words
 from .reader import FILE_NAME_COLUMNS, Folder, read_folder
 from .settings import CheckSettings
 from .splits import shared_patients
 
 
-KNOWN_COLUMNS = ("label", *OPTIONAL_COLUMNS, *PROVENANCE_COLUMNS, *REGION_COLUMNS)
+KNOWN_COLUMNS = ("label", *OPTIONAL_COLUMNS, *PROVENANCE_COLUMNS, SPACING_COLUMN, *REGION_COLUMNS)
 
 
 def check_dataset(data_dir: str | Path) -> list[Fault]:

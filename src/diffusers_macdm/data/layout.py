@@ -27,6 +27,7 @@ FOLDERS = {"image": "images", "anatomy_mask": "anatomy", "lesion_mask": "lesion"
 IMAGE_COLUMNS = ("image", *MASKS)
 REQUIRED_COLUMNS = (*IMAGE_COLUMNS, "label")
 OPTIONAL_COLUMNS = ("patient_id", "site")
+SPACING_COLUMN = "pixel_spacing_mm"  # distance of the pixels' centres between rows and between columns, of films from DICOM
 # Of a region of interest: the film that it is cut out of (as messages name its file), and where; in pixels of the upright film.
 REGION_COLUMNS = ("film", "region_left", "region_top", "region_side", "film_width", "film_height")
 # What a synthetic set says about each pair, so that any single pair can be made again.

@@ -76,7 +76,9 @@ def test_run_lengths_packed_or_not_and_several_annotations_are_united():
         ({"size": [HEIGHT, WIDTH], "counts": [-5, 1205]}, "do not add up"),
         ({"size": [WIDTH, HEIGHT], "counts": [1200]}, r"has the size \[40, 30\], its image \[30, 40\]"),
         ({"size": [HEIGHT, WIDTH], "counts": None}, "has no runs"),
-        ({"size": [HEIGHT, WIDTH], "counts": "o" * 500}, "annotation 1"),
+        ({"size": [HEIGHT, WIDTH], "counts": "o" * 500}, "has no runs"),
+        ({"size": [HEIGHT, WIDTH], "counts": "04"}, "do not add up"),
+        ({"size": [HEIGHT, WIDTH], "counts": "0" + "oo2" * 40}, "do not add up"),
     ],
 )
 def test_what_is_no_outline_is_refused(segmentation, sentence):

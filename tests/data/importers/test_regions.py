@@ -51,7 +51,12 @@ def films(tmp_path_factory):
                 top = generator.integers(52, 66)
                 lesion[top : top + 4, 28:32] = 255
                 row["lesion_mask_file_name"] = save(folder, split, "lesion_mask", f"{split}{number}.png", lesion)
-            row |= {"label": ("normal", "fracture")[number % 2 == 0], "site": "frontal", "dose": number}
+            row |= {
+                "label": ("normal", "fracture")[number % 2 == 0],
+                "site": "frontal",
+                "dose": number,
+                "pixel_spacing_mm": [0.2, 0.1],
+            }
             rows.append(row | ({"patient_id": f"{split}{number // 4}"} if split == "train" else {}))
         write(folder, split, rows)
     return folder
@@ -100,6 +105,7 @@ def test_the_pixels_of_a_region_are_those_of_its_film(options, films, tmp_path):
 def test_a_region_is_resampled_as_training_does(films, tmp_path):
     cut(films, tmp_path / "out", side=0.4, size=16)
     row = regions_of(tmp_path / "out")["train"][1]
+    assert row["pixel_spacing_mm"] == pytest.approx([0.4, 0.2])
     film = np.asarray(Image.open(films / row["film"]))[square(row)]
     assert film.shape == (32, 32)
     expected = np.rint(resize_radiograph(film / 65535, 16) * 65535)

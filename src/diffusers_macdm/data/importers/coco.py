@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,10 @@ from .films import png_bytes
 from .settings import CocoSettings
 from .tables import film_name
 from .write import Imported, Source, import_sources
+
+
+# Run lengths as text: digits of 5 bits from "0" on, all but the last one of a number with a sixth bit.
+PACKED = re.compile("(?:[P-o]{0,6}[0-O])+")
 
 
 @dataclass
@@ -69,7 +74,7 @@ def run(settings: CocoSettings, *, show_progress: bool = True) -> Imported:
         raise ValueError(f"{images}: there is no film in it.")
     masks = [mask for mask, names in (("anatomy_mask", settings.anatomy), ("lesion_mask", settings.lesion)) if names]
     sources = _sources(films, entries, masks, settings, imported)
-    return import_sources("import-coco", sources, masks, settings, imported, show_progress)
+    return import_sources("import-coco", sources, masks, settings, imported, settings.bits, show_progress=show_progress)
 
 
 def read_coco(path: Path) -> dict:
@@ -225,6 +230,8 @@ def _check_polygons(outline, which: str, height: int, width: int) -> None:
 
 def _check_run_lengths(outline: dict, which: str, height: int, width: int) -> None:
     counts = outline.get("counts")
+    if isinstance(counts, str) and PACKED.fullmatch(counts):
+        counts = _unpacked(counts)
     if outline.get("size") != [height, width]:
         raise Unreadable(
             "invalid outline", f"{which} has the size {brief(outline.get('size'))}, its image [{height}, {width}]."
@@ -232,5 +239,22 @@ def _check_run_lengths(outline: dict, which: str, height: int, width: int) -> No
     if isinstance(counts, list):
         if not all(isinstance(count, int) and count >= 0 for count in counts) or sum(counts) != height * width:
             raise Unreadable("invalid outline", f"{which} has runs that do not add up to its {height} x {width} pixels.")
-    elif not isinstance(counts, str) or not counts.isascii():
+    else:
         raise Unreadable("invalid outline", f"{which} has no runs (counts).")
+
+
+def _unpacked(text: str) -> list[int]:
+    """Return the runs of a packed text, to look at them before pycocotools does: it reads on beyond a text that ends within
+    a number, and leaves pixels after the last run to chance. From the fourth on a number is the difference to the one two before.
+    """
+    runs: list[int] = []
+    number = digits = 0
+    for char in text:
+        value = ord(char) - ord("0")
+        number |= (value & 0x1F) << 5 * digits
+        digits += 1
+        if not value & 0x20:
+            number -= (value & 0x10) and 1 << 5 * digits  # the sign
+            runs.append(number + (runs[-2] if len(runs) > 2 else 0))
+            number = digits = 0
+    return runs

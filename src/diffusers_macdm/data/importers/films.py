@@ -48,6 +48,8 @@ def decode_film(case: Case) -> Decoded:
 
 
 def _has_deep_colour(file: ImageFile) -> bool:
+    if file.path is None:  # made by an importer
+        return False
     try:
         head = file.read()[:26]
     except Unreadable:

@@ -38,7 +38,15 @@ def run(settings: FolderSettings, *, show_progress: bool = True) -> Imported:
         raise ValueError(f"{src} has no folder {' or '.join(MASK_OPTIONS.values())}, and no option says where masks are.")
     found = _found(src, patterns, settings, imported)
     sources = _sources(found, patterns, settings, imported)
-    return import_sources("import-folder", sources, [c for c in patterns if c != "image"], settings, imported, show_progress)
+    return import_sources(
+        "import-folder",
+        sources,
+        [c for c in patterns if c != "image"],
+        settings,
+        imported,
+        settings.bits,
+        show_progress=show_progress,
+    )
 
 
 def _found(src: Path, patterns: dict[str, str], settings: FolderSettings, imported: Imported) -> dict[str, dict[str, Path]]:

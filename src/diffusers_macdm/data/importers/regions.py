@@ -20,7 +20,7 @@ from ...macdm.joint_sample import MASKS, NORMAL_LABEL
 from ...progress import Progress
 from ...report.contact_sheet import contact_sheet
 from ..decoding import Decoded
-from ..layout import FOLDERS, METADATA, REGION_COLUMNS, SPLITS, require_masks
+from ..layout import FOLDERS, METADATA, REGION_COLUMNS, SPACING_COLUMN, SPLITS, require_masks
 from ..loading import load_pairs
 from ..pairs import MissingSplit, Pairs
 from ..reader import FILE_NAME_COLUMNS
@@ -211,6 +211,9 @@ class _Cutter:
         values = {column: value for column, value in case.values.items() if value is not None or column == "label"}
         if label is not None and self.pairs.class_names:
             values["label"] = self.pairs.class_names[label]
+        if isinstance(values.get(SPACING_COLUMN), list) and self.settings.size is not None:
+            factor = region.row["region_side"] / self.settings.size
+            values[SPACING_COLUMN] = [factor * spacing for spacing in values[SPACING_COLUMN]]
         values.setdefault("patient_id", f"film {self.pairs.names[index]}")
         return row | values | {REGION_COLUMNS[0]: film} | region.row
 

@@ -1,4 +1,4 @@
-"""The options of `macdm import-folder`, `macdm import-coco` and `macdm roi`."""
+"""The options of `macdm import-folder`, `macdm import-coco`, `macdm import-dicom` and `macdm roi`."""
 
 from __future__ import annotations
 
@@ -35,8 +35,6 @@ class ImportSettings:
         seed: Of the division into splits.
         unannotated: What a film is that has no lesion mask and no label of normal: normal, or left out.
         widen_anatomy: Add lesion pixels outside of the anatomy mask to it; without it such a film is left out.
-        bits: Bits that the values of 16-bit files have (10, 12, 14, 16, ...); they are stretched to 16. When not given, a file
-            without a value above 4095 has 12 bits, and a set of both kinds is refused.
     """
 
     labels: Annotated[Path | None, tyro.conf.arg(metavar="CSV")] = None
@@ -50,7 +48,6 @@ class ImportSettings:
     seed: int = 0
     unannotated: Literal["normal", "leave-out"] = "normal"
     widen_anatomy: bool = False
-    bits: int | None = None
 
     def __post_init__(self):
         check_at_least(self, seed=0)
@@ -72,12 +69,27 @@ class ImportSettings:
                 f"--splits {' '.join(f'{share:g}' for share in shares)} is not allowed: three shares that add up to 1 are "
                 "needed, that of train above 0."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFileSettings(ImportSettings):
+    """What importers of image files are told besides.
+
+    Attributes:
+        bits: Bits that the values of 16-bit files have (10, 12, 14, 16, ...); they are stretched to 16. When not given, a file
+            without a value above 4095 has 12 bits, and a set of both kinds is refused.
+    """
+
+    bits: int | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
         if self.bits is not None and not 9 <= self.bits <= 16:
             raise ValueError(f"bits={self.bits} is not allowed: 9 to 16 are.")
 
 
 @dataclass(frozen=True)
-class FolderSettings(ImportSettings):
+class FolderSettings(ImageFileSettings):
     """Bring a folder of films and of masks with the same names into the project's layout.
 
     PNG, TIFF, JPEG and others, 8 or 16 bits. Films are written as grayscale PNG of the same depth. Each file that is left out
@@ -100,7 +112,7 @@ class FolderSettings(ImportSettings):
 
 
 @dataclass(frozen=True)
-class CocoSettings(ImportSettings):
+class CocoSettings(ImageFileSettings):
     """Bring films with outlines in a COCO file into the project's layout.
 
     Polygons and run lengths (RLE). Films are written as grayscale PNG of the same depth. Each film that is left out is named
@@ -120,6 +132,42 @@ class CocoSettings(ImportSettings):
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     lesion: Annotated[tuple[str, ...], tyro.conf.arg(metavar="CATEGORY ...")] = ()
     anatomy: Annotated[tuple[str, ...], tyro.conf.arg(metavar="CATEGORY ...")] = ()
+
+
+@dataclass(frozen=True)
+class DicomSettings(ImportSettings):
+    """Bring DICOM radiographs, with masks as image files beside them, into the project's layout.
+
+    Values go through the file's rescaling and window to 16 bits; MONOCHROME1 is inverted. Neither name, date nor number of a
+    patient is written, nor the name of a file. Each film that is left out is named with the reason; the exit code is 1 then.
+
+    Attributes:
+        src: Folder of the DICOM files, with the folders in it.
+        out: New folder.
+        key: File with the key of the patients' pseudonyms; a new one is made where there is none. The same key gives the same
+            pseudonyms. It stays with you: whoever has it can tell who is who.
+        anatomy: Name of the anatomy mask of a film {name}, in the folder of the film, without suffix.
+        lesion: Name of the lesion mask, likewise.
+        modality: Modalities that are taken.
+        window: Map values to gray by the first window (or lookup table) of each file, or the whole range of its stored values.
+        take_burned_in: Take films whose tag says that text is burned into them, which may be a name; without it they are left
+            out.
+    """
+
+    src: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    key: Annotated[Path, tyro.conf.arg(metavar="FILE")]
+    anatomy: Annotated[str, tyro.conf.arg(metavar="NAME")] = "{name}_anatomy"
+    lesion: Annotated[str, tyro.conf.arg(metavar="NAME")] = "{name}_lesion"
+    modality: Annotated[tuple[str, ...], tyro.conf.arg(metavar="CODE ...")] = ("CR", "DX", "RF")
+    window: Literal["file", "none"] = "file"
+    take_burned_in: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in (self.anatomy, self.lesion):
+            if name.count("{name}") != 1 or "/" in name:
+                raise ValueError(f"{name} is not allowed as the name of a mask: {{name}} stands in it once, and no folder.")
 
 
 @dataclass(frozen=True)

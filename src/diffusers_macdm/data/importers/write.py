@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,12 +46,14 @@ class Source:
             does not have.
         label: class that the reader knows, when its lesion mask is not empty; 1 when None.
         values: what else the reader knows: `patient_id`, `site`, further columns.
+        new_name: what its files are called in the set; `name` when None.
     """
 
     name: str
     files: Mapping[str, ImageFile | None]
     label: int | None = None
     values: Mapping[str, object] = field(default_factory=dict)
+    new_name: str | None = None
 
 
 @dataclass
@@ -90,6 +92,8 @@ def import_sources(
     masks: Sequence[str],
     settings: ImportSettings,
     imported: Imported,
+    bits: int | None = None,
+    pseudonym: Callable[[str], str] | None = None,
     show_progress: bool = True,
 ) -> Imported:
     """Write what can be used of these films to `imported.out`; `imported.refused` says why nothing was written.
@@ -100,6 +104,9 @@ def import_sources(
         masks: those of `MASKS` that the set has.
         settings: labels, patients, splits.
         imported: has what the reader left out already; gets the rest.
+        bits: of the values in 16-bit files, as `--bits` says them.
+        pseudonym: what stands in the set for a patient; the patient itself when None. Where there is one, names of files are in
+            no record either.
         show_progress: whether to show a progress bar on stderr.
 
     Raises:
@@ -114,7 +121,7 @@ def import_sources(
             f"there are {MASK_WORDS[MASKS[0]]} and no {MASK_WORDS[MASKS[1]]}: --labels with a column for the label has "
             "to say which films are normal."
         )
-    taker = _Taker(settings, table, tuple(masks), imported)
+    taker = _Taker(settings, table, tuple(masks), imported, bits, pseudonym)
     try:
         with new_folder(imported.out) as folder:
             staging = folder / STAGING
@@ -128,7 +135,7 @@ def import_sources(
                 imported.note(table.name, "lines without a film", unused)
             taker.check_as_a_whole()
             imported.taken = _divide(folder, taker.rows, settings, imported)
-            _record(folder, command, settings, imported)
+            _record(folder, command, settings, imported, with_names=pseudonym is None)
     except _Refused as error:
         imported.taken, imported.refused = {}, str(error)
     return imported
@@ -145,8 +152,17 @@ class _Taker:
         rows: the line of each film that is taken, with its `split` where the table says it.
     """
 
-    def __init__(self, settings: ImportSettings, table: Table | None, masks: tuple[str, ...], imported: Imported):
+    def __init__(
+        self,
+        settings: ImportSettings,
+        table: Table | None,
+        masks: tuple[str, ...],
+        imported: Imported,
+        bits: int | None,
+        pseudonym: Callable[[str], str] | None,
+    ):
         self.settings, self.table, self.masks, self.imported = settings, table, masks, imported
+        self.bits, self.pseudonym = bits, pseudonym
         self.rows: list[dict] = []
         self._whole = CaseInspection(Report())
         self._first_with_content: dict[str, str] = {}  # digest of a radiograph -> its file
@@ -173,8 +189,8 @@ class _Taker:
         faults = self._faults(source, values, decoded)
         try:
             pixels = film_values(decoded)
-            if self.settings.bits is not None and decoded.depth in (12, 16):
-                pixels, decoded.depth = stretched(pixels, self.settings.bits), 16
+            if self.bits is not None and decoded.depth in (12, 16):
+                pixels, decoded.depth = stretched(pixels, self.bits), 16
         except ValueError as error:
             faults.append(Fault(film, str(error), "not allowed values"))
         if faults:
@@ -225,6 +241,8 @@ class _Taker:
             if not patient:
                 raise ValueError(f"--patient-pattern {self.settings.patient_pattern} finds no patient in its name.")
             values["patient_id"] = patient
+        if self.pseudonym is not None and values.get("patient_id") is not None:
+            values["patient_id"] = self.pseudonym(str(values["patient_id"]))
         return values
 
     def _is_unannotated(self, source: Source, values: dict) -> bool:
@@ -248,7 +266,7 @@ class _Taker:
                 return [Fault(of_split["train"], f"has the same content, pixel by pixel, as {first}.", DUPLICATE)]
         for fault in [*odd, *inspection.report.notes]:
             self.imported.note(fault.file, fault.kind, fault.reason)
-        if self.settings.bits is None:
+        if self.bits is None:
             for depth, file in inspection.first_of_depth.items():
                 self._whole.first_of_depth.setdefault(depth, file)
             for depth, brightest in inspection.brightest.items():
@@ -256,7 +274,7 @@ class _Taker:
         return []
 
     def _write(self, source: Source, values: dict, decoded: Decoded, pixels: np.ndarray, staging: Path) -> None:
-        name = self._new_name(source.name)
+        name = self._new_name(source.new_name or source.name)
         row = {FILE_NAME_COLUMNS["image"]: f"{FOLDERS['image']}/{name}.png"}
         write_film(staging / row[FILE_NAME_COLUMNS["image"]], pixels)
         for column in self.masks:
@@ -290,7 +308,7 @@ def _divide(folder: Path, rows: list[dict], settings: ImportSettings, imported: 
             "--labels or by --patient-pattern, or the same patient may be in two splits."
         )
         imported.note(METADATA, "no patients", reason)
-    splits = _splits(rows, patients, settings)
+    splits = _splits(rows, patients, settings, imported)
     for split, indices in splits.items():
         of_split = [{key: value for key, value in rows[index].items() if key != "split"} for index in indices]
         for column, name in FOLDERS.items():
@@ -311,7 +329,8 @@ def _divide(folder: Path, rows: list[dict], settings: ImportSettings, imported: 
     return {split: len(indices) for split, indices in splits.items()}
 
 
-def _splits(rows: list[dict], patients: list, settings: ImportSettings) -> dict[str, list[int]]:
+def _splits(rows: list[dict], patients: list, settings: ImportSettings, imported: Imported) -> dict[str, list[int]]:
+    """Return the films of each split: as the table says, or divided by patient and, as well as that allows, by label."""
     if any("split" in row for row in rows):
         splits = {split: [index for index, row in enumerate(rows) if row["split"] == split] for split in SPLITS}
         splits = {split: indices for split, indices in splits.items() if indices}
@@ -325,25 +344,37 @@ def _splits(rows: list[dict], patients: list, settings: ImportSettings) -> dict[
     fractions = {split: share for split, share in zip(SPLITS, settings.splits, strict=True) if share > 0}
     total = math.fsum(fractions.values())
     fractions = {split: share / total for split, share in fractions.items()}
-    try:
-        return split_by_patient(patients, [row["label"] for row in rows], fractions, settings.seed)
-    except ValueError as error:
-        num_patients = len(set(patients) - {None}) + patients.count(None)
-        raise _Refused(
-            f"{len(rows)} films of {num_patients} patient{'s' if num_patients > 1 else ''} are too few for --splits "
-            f"{' '.join(f'{share:g}' for share in settings.splits)}: a split would be empty. --splits 1 0 0 makes one of all."
-        ) from error
+    labels = [row["label"] for row in rows]
+    for by_label in (labels, [None] * len(rows)):
+        try:
+            splits = split_by_patient(patients, by_label, fractions, settings.seed)
+        except ValueError:  # a split would be empty
+            continue
+        if by_label is not labels:
+            reason = "too few patients to divide each label in these shares: the films are divided without regard to labels."
+            imported.note(METADATA, "few patients", reason)
+        return splits
+    num_patients = len(set(patients) - {None}) + patients.count(None)
+    raise _Refused(
+        f"{len(rows)} films of {num_patients} patient{'s' if num_patients > 1 else ''} are too few for --splits "
+        f"{' '.join(f'{share:g}' for share in settings.splits)}: a split would be empty. --splits 1 0 0 makes one of all."
+    )
 
 
-def _record(folder: Path, command: str, settings: ImportSettings, imported: Imported) -> None:
+def _record(folder: Path, command: str, settings: ImportSettings, imported: Imported, with_names: bool) -> None:
     """Write what was taken and left out; no path of the machine is in it."""
     content = {
         "command": command,
         "taken": imported.taken,
         "splits": list(settings.splits),
         "seed": settings.seed,
-        "left_out": [vars(fault) for fault in imported.left_out],
-        "left_out_as_asked": [vars(fault) for fault in imported.as_asked],
+        "left_out": _faults(imported.left_out, with_names),
+        "left_out_as_asked": _faults(imported.as_asked, with_names),
         "notes": dict(Counter(fault.kind for fault in imported.notes)),
     }
     write_json(folder / RECORD_FILE, content)
+
+
+def _faults(faults: Sequence[Fault], with_names: bool) -> list[dict]:
+    """Return faults for the record; without names the kinds alone, since a reason names files, too."""
+    return [vars(fault) if with_names else {"kind": fault.kind} for fault in faults]
