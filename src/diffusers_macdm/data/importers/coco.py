@@ -244,9 +244,10 @@ def _check_run_lengths(outline: dict, which: str, height: int, width: int) -> No
 
 
 def _unpacked(text: str) -> list[int]:
-    """Return the runs of a packed text, to look at them before pycocotools does: it reads on beyond a text that ends within
-    a number, and leaves pixels after the last run to chance. From the fourth on a number is the difference to the one two
-    before.
+    """Return the runs of a packed text, to look at them before pycocotools does.
+
+    It reads on beyond a text that ends within a number, and leaves pixels after the last run to chance. From the fourth on a
+    number is the difference to the one two before.
     """
     runs: list[int] = []
     number = digits = 0

@@ -13,6 +13,7 @@ import numpy as np
 BAND = 0.02  # half of the height, as a share of the axis, within which pixels count as at one place
 ENDS = (1, 99)  # percentiles of the anatomy's pixels along its axis: a speck, or a scanner's bright edge, is no end of it
 SURROUNDINGS = 1 / 20  # standard deviation of the weights of a pixel's surroundings, as a share of the film's long side
+COARSE = 500  # pixels of the long side that this is found at
 JITTER = 0.03  # standard deviation of a drawn place around that of a lesion, as a share of the axis: places in between, too
 
 
@@ -23,10 +24,16 @@ def ground(radiograph: np.ndarray, anatomy_mask: np.ndarray | None) -> np.ndarra
         return anatomy_mask
     from skimage.filters import gaussian, threshold_otsu
 
-    bright = (radiograph > threshold_otsu(radiograph)).astype(np.float32)
-    sigma = SURROUNDINGS * max(radiograph.shape)
-    around = gaussian(radiograph * bright, sigma) / np.maximum(gaussian(bright, sigma), 1e-6)
-    return (bright > 0) & (radiograph >= around)
+    step = max(1, max(radiograph.shape) // COARSE)  # places need no more
+    coarse = radiograph[::step, ::step]
+    bright = (coarse > threshold_otsu(coarse)).astype(np.float32)
+    sigma = SURROUNDINGS * max(coarse.shape)
+    around = gaussian(coarse * bright, sigma) / np.maximum(gaussian(bright, sigma), 1e-6)
+    found = (bright > 0) & (coarse >= around)
+    if not found.any():  # a single gray
+        found[:] = True
+    rows, columns = (np.arange(length) // step for length in radiograph.shape)
+    return found[rows][:, columns]
 
 
 class Axis:

@@ -140,8 +140,7 @@ class _Cutter:
                     self.imported.leave_out(film, "no region", str(error))
                 else:
                     rows += [self._write(folder, index, number, region) for number, region in enumerate(regions)]
-                    if self.split == "train" and len(self.first) < MOST_ON_SHEET:
-                        self.first += regions
+                    self._show(regions)
             progress.update()
         if rows:
             write_json_lines(folder / METADATA, rows)
@@ -150,6 +149,13 @@ class _Cutter:
                 (folder / FOLDERS[column]).rmdir()
             folder.rmdir()
         return len(rows)
+
+    def _show(self, regions: list[Region]) -> None:
+        """Keep the first regions of the train split for the contact sheet: half of them with a lesion, where there are some."""
+        for region in regions if self.split == "train" else ():
+            with_lesion = [bool(shown.masks["lesion_mask"].any()) for shown in self.first]
+            if with_lesion.count(bool(region.masks["lesion_mask"].any())) < MOST_ON_SHEET // 2:
+                self.first.append(region)
 
     def _cut(self, index: int, number: int, decoded: Decoded) -> Region:
         """Cut region `number` of a film.
@@ -220,7 +226,6 @@ class _Cutter:
 
 def _sheet(regions: list[Region], masks: Sequence[str]) -> Image.Image:
     """Lay out the first regions, each plain and outlined."""
-    regions = regions[:MOST_ON_SHEET]
     anatomy, lesion = ([region.masks[mask] for region in regions] if mask in masks else None for mask in MASKS)
     films = [_as_shown(region.values) for region in regions]
     return contact_sheet(films, anatomy, lesion, columns=5, tile=128, title="Regions of interest", side_by_side=True)
