@@ -91,6 +91,16 @@ def test_annotated_by_half_is_a_fault(tmp_path, mask, half):
         load_pairs(root)
 
 
+def test_a_set_without_any_mask_is_told_that_one_is_needed(tmp_path):
+    folder = usual(tmp_path / "set")
+    for mask in MASKS:
+        root = without(folder, mask)
+    faults = [fault for fault in check_dataset(root) if fault.kind == "missing column"]
+    assert {fault.reason[fault.reason.index(";") :] for fault in faults} == {
+        "; a set may lack one kind of mask, not both (anatomy masks and lesion outlines)."
+    }
+
+
 @pytest.mark.parametrize("chosen", [slice(None), slice(0, 1), slice(1, None)], ids=["all", "one", "all but one"])
 def test_null_does_not_say_that_there_are_no_outlines(tmp_path, chosen):
     """It is the empty mask of a normal case: of a case with a lesion it is a fault, in however many lines it stands."""

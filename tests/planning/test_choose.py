@@ -1,6 +1,7 @@
 """What is chosen from a fingerprint and a device: sizes by lesions and time, lengths by time."""
 
 import copy
+import re
 
 import pytest
 from planning_data import FACTS, MEASURED, plan_with
@@ -73,6 +74,15 @@ def test_a_fast_device_stops_at_the_most_updates():
 def test_too_short_for_a_picture():
     with pytest.raises(ValueError, match=r"^time_budget=30s is too short for a single picture: .* at least \dm are needed, or"):
         choose.fit_length(plan_with(), MEASURED, 30.0, "30s")
+
+
+@pytest.mark.parametrize("spent", [5.0, 90.0])
+def test_the_time_that_is_said_to_be_needed_is_enough(spent):
+    """The planning takes some of it, too: what is asked for is never what was given."""
+    with pytest.raises(ValueError, match="too short") as error:
+        choose.fit_length(plan_with(), MEASURED, 60.0 - spent, "60s", spent)
+    minutes = int(re.search(r"at least (\d+)m", str(error.value))[1])
+    choose.fit_length(plan_with(), MEASURED, 60.0 * minutes - spent, f"{minutes}m", spent)
 
 
 def test_sets_that_nothing_can_be_learned_from():

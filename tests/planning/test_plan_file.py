@@ -37,6 +37,16 @@ def test_a_plan_that_can_be_followed():
         ({"samples": {"num_per_class": 0}}, "p: samples: num_per_class=0 is not allowed: at least 1 is needed."),
         ({"samples": None}, "p: samples is None; an object with"),
         ({"audit": {"planted": "many"}}, "p: audit.planted is 'many'; a whole number is needed."),
+        ({"samples": {"scheduler": "Euler"}}, "p: samples: scheduler='Euler' is no scheduler class of diffusers; for"),
+        (
+            {"samples": {"num_inference_steps": 1001}},
+            "p: samples: num_inference_steps=1001 is not allowed: a whole number from",
+        ),
+        ({"samples": {"num_inference_steps": 0}}, "p: samples: num_inference_steps=0 is not allowed: a whole number from 1 to"),
+        ({"data": "folder"}, "p: data is 'folder'; an object is needed."),
+        ({"measured": None}, "p: measured is None; an object is needed."),
+        ({"reasons": 5}, "p: reasons is 5; a list of any number of: a text is needed."),
+        ({"time_budget_seconds": "1h"}, "p: time_budget_seconds is '1h'; a finite number or null is needed."),
         ({"classifier": {"resolution": 32}}, "p: classifier.resolution is 32, denoiser.resolution 64: both must be the same."),
     ],
 )

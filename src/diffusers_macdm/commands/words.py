@@ -35,7 +35,7 @@ def plan(settings, plan) -> None:
     for sentence in plan["reasons"]:
         print(sentence)
     advice = plan["region_of_interest"]
-    print(f"Region of interest: {'advised' if advice['advised'] else 'not needed'}. {advice['why']}")
+    print(f"Region of interest: {'advised' if advice['advised'] else 'not advised'}. {advice['why']}")
     expected, denoiser = plan["expected"], plan["denoiser"]
     print(
         f"{denoiser['resolution']} px, {denoiser['max_train_steps']:,} updates, {expected['seconds'] / 60:.1f} min expected on "

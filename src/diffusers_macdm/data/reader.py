@@ -77,7 +77,7 @@ def read_folder(data: str | Path) -> Folder:
         folder.num_lines[split] = len(of_split)
         columns = dict.fromkeys(column for _, row in of_split for column in row)
         folder.columns[split] = [c for c in columns if c not in FILE_NAME_COLUMNS.values() and c not in IMAGE_COLUMNS]
-        _refuse_missing_columns(folder, split, of_split)
+        _refuse_missing_columns(folder, split, rows)
         folder.cases[split] = []
         for line, row in of_split:
             files = _files(folder, split, line, row)
@@ -170,14 +170,19 @@ def _refuse_masks_named_otherwise(folder: Folder, rows: dict[str, list[tuple[int
                 break
 
 
-def _refuse_missing_columns(folder: Folder, split: str, rows: list[tuple[int, dict]]) -> None:
+def _refuse_missing_columns(folder: Folder, split: str, all_rows: dict[str, list[tuple[int, dict]]]) -> None:
     """Refuse required columns that lines do not have, with one sentence for each column rather than for each line."""
+    rows = all_rows[split]
     needed = {FILE_NAME_COLUMNS[column]: column for column in (IMAGE_COLUMNS[0], *folder.masks)} | {"label": "label"}
+    names = {name for of_split in all_rows.values() for _, row in of_split for name in row}
+    has_none = names.isdisjoint(FILE_NAME_COLUMNS[mask] for mask in MASKS)
     for name, column in needed.items():
         lines = [line for line, row in rows if name not in row and not (_may_be_empty(name, row))]
         if lines:
             where = f"line {lines[0]}" if len(lines) == 1 else f"{len(lines)} rows, first in line {lines[0]}"
             also = f"; a set without {MASK_WORDS[column]} has it in no line of any split" if column in MASKS else ""
+            if has_none and column in MASKS:
+                also = f"; a set may lack one kind of mask, not both ({' and '.join(MASK_WORDS[mask] for mask in MASKS)})"
             folder.refuse(f"{split}/{METADATA}", "missing column", f"required column {name!r} is missing ({where}){also}.")
 
 

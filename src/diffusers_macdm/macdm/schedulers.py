@@ -130,6 +130,23 @@ def keep_values(scheduler: SchedulerMixin) -> None:
         scheduler._internal_dict = FrozenDict({**scheduler.config, "_use_default_values": []})
 
 
+def scheduler_named(name: str) -> type:
+    """Return the scheduler of diffusers with this class name.
+
+    Raises:
+        ValueError: when there is none, or it cannot sample from a model of this package.
+    """
+    scheduler_class = getattr(diffusers, name, None)
+    if not (isinstance(scheduler_class, type) and issubclass(scheduler_class, SchedulerMixin)):
+        raise ValueError(
+            f"scheduler={name!r} is no scheduler class of diffusers; for example DDPMScheduler, DDIMScheduler, "
+            "DPMSolverMultistepScheduler, UniPCMultistepScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler."
+        )
+    if traits(scheduler_class).refused:
+        raise ValueError(f"scheduler={name!r} cannot sample from this model: {traits(scheduler_class).refused}.")
+    return scheduler_class
+
+
 def set_scheduler(pipe, name: str | None) -> None:
     """Give the pipeline the scheduler of diffusers with this class name, on the model's noise schedule; None keeps its own.
 
@@ -137,14 +154,7 @@ def set_scheduler(pipe, name: str | None) -> None:
         ValueError: when diffusers has no such scheduler, or it cannot sample from this model.
     """
     if name is not None and name != type(pipe.scheduler).__name__:
-        scheduler_class = getattr(diffusers, name, None)
-        if not (isinstance(scheduler_class, type) and issubclass(scheduler_class, SchedulerMixin)):
-            raise ValueError(
-                f"scheduler={name!r} is no scheduler class of diffusers; for example DDPMScheduler, DDIMScheduler, "
-                "DPMSolverMultistepScheduler, UniPCMultistepScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler."
-            )
-        if traits(scheduler_class).refused:
-            raise ValueError(f"scheduler={name!r} cannot sample from this model: {traits(scheduler_class).refused}.")
+        scheduler_class = scheduler_named(name)
         try:
             pipe.scheduler = scheduler_class.from_config(pipe.scheduler.config)
         except Exception as error:  # schedulers of other processes fail on the configuration in many ways

@@ -180,7 +180,7 @@ def with_length(
 
 
 def fit_length(
-    plan: dict[str, Any], measured: Mapping[str, Any], seconds: float, budget_text: str
+    plan: dict[str, Any], measured: Mapping[str, Any], seconds: float, budget_text: str, spent: float = 0.0
 ) -> tuple[dict[str, Any], Mapping[str, Any]]:
     """Give the trainings of a plan the lengths that fit the time.
 
@@ -189,6 +189,7 @@ def fit_length(
         measured: of these very trainings.
         seconds: for all that `macdm train` does after its plan.
         budget_text: the time as it was given, for the sentence of an error.
+        spent: seconds that the planning took of the time, for the same sentence.
 
     Returns:
         The plan, and what was measured, a smaller grid of samples put into it where the plan has one.
@@ -219,10 +220,10 @@ def fit_length(
     update = speed["update"]
     updates = int((SPARE * seconds - fixed) / update)
     if updates < FEWEST_UPDATES:
-        needed = (fixed + FEWEST_UPDATES * update) / SPARE
+        needed = spent + (fixed + FEWEST_UPDATES * update) / SPARE
         raise ValueError(
-            f"time_budget={budget_text} is too short for a single picture: starting, sampling and the audit alone take "
-            f"{duration(fixed)} here, so that at least {math.ceil(needed / 60)}m are needed"
+            f"time_budget={budget_text} is too short for a single picture: planning, starting, sampling and the audit alone "
+            f"take {duration(spent + fixed)} here, so that at least {math.ceil(needed / 60)}m are needed"
             + ("." if plan["preset"] == "quick" else ", or less with --preset quick.")
         )
     updates = min(MOST_UPDATES, updates - updates % (100 if updates > 1000 else 20))  # that the regular pictures divide

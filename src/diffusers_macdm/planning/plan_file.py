@@ -14,6 +14,7 @@ from typing import Any
 from ..audit.settings import Settings as AuditSettings
 from ..files import read_json
 from ..generate.settings import Settings as GenerateSettings
+from ..macdm.schedulers import scheduler_named
 from ..training.settings import ClassifierSettings, DenoiserSettings
 
 
@@ -33,8 +34,11 @@ PARTS: dict[str, tuple[type, dict[str, Any]]] = {
     "audit": (AuditSettings, {"real": "real", "synthetic": "synthetic", "out": Path("out")}),
 }
 MAY_BE_NONE = ("classifier", "audit")
-# What a plan says beside its parts; nothing of it decides what is trained.
-SAID = ("data", "device", "preset", "time_budget_seconds", "region_of_interest", "expected", "measured", "reasons", "versions")
+# What a plan says beside its parts, and of which type; nothing of it decides what is trained.
+SAID: dict[str, Any] = {
+    **dict.fromkeys(("data", "device", "region_of_interest", "expected", "measured", "versions"), dict),
+    **{"preset": str | None, "time_budget_seconds": float | None, "reasons": tuple[str, ...]},
+}
 
 
 def read_plan(path: Path) -> dict[str, Any]:
@@ -53,9 +57,11 @@ def read_plan(path: Path) -> dict[str, Any]:
 
 def check_plan(plan: Mapping[str, Any], where: str) -> None:
     """Raise `ValueError` unless every part of a plan can be followed."""
-    for name in plan:
+    for name, value in plan.items():
         if name not in PARTS and name not in SAID:
             raise ValueError(f"{where}: {name} is no field of a plan; there are {', '.join((*PARTS, *SAID))}.")
+        if name in SAID:
+            _of_kind(value, SAID[name], f"{where}: {name}")
     for name in PARTS:
         if name not in plan and name not in MAY_BE_NONE:
             raise ValueError(f"{where}: {name} is missing.")
@@ -67,11 +73,28 @@ def check_plan(plan: Mapping[str, Any], where: str) -> None:
                 f"{where}: {name} is {values!r}; an object with the settings that differ from the defaults is needed."
             )
         settings_of(name, values, where)
+    _check_sampling(plan, where)
     if plan.get("classifier") is not None:
         for name in ("ddpm_num_steps", "ddpm_beta_schedule", "resolution"):
             ours, theirs = (setting_of(plan, part, name) for part in ("denoiser", "classifier"))
             if ours != theirs:
                 raise ValueError(f"{where}: classifier.{name} is {theirs}, denoiser.{name} {ours}: both must be the same.")
+
+
+def _check_sampling(plan: Mapping[str, Any], where: str) -> None:
+    """Refuse before the training what the sampling after it would refuse."""
+    scheduler, steps = (setting_of(plan, "samples", name) for name in ("scheduler", "num_inference_steps"))
+    if scheduler is not None:
+        try:
+            scheduler_named(scheduler)
+        except ValueError as error:
+            raise ValueError(f"{where}: samples: {error}") from error
+    most = setting_of(plan, "denoiser", "ddpm_num_steps")
+    if not 1 <= steps <= most:
+        raise ValueError(
+            f"{where}: samples: num_inference_steps={steps} is not allowed: a whole number from 1 to {most} (the training "
+            "timesteps)."
+        )
 
 
 def settings_of(part: str, values: Mapping[str, Any], where: str, **own) -> Any:
@@ -147,7 +170,7 @@ def _of_kind(value: Any, hint: Any, where: str) -> Any:
                 return tuple(_of_kind(item, one, where) for item, one in zip(value, inner, strict=True))
         if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return float(value)
-        if kind in (int, str, bool) and type(value) is kind:
+        if kind in (int, str, bool, dict) and type(value) is kind:
             return value
     raise ValueError(f"{where} is {value!r}; {' or '.join(map(_kind_in_words, kinds))} is needed.")
 
@@ -159,6 +182,11 @@ def _kind_in_words(kind: Any) -> str:
     if typing.get_origin(kind) is tuple:
         number = "any number" if parts[-1] is Ellipsis else str(len(parts))
         return f"a list of {number} of: {_kind_in_words(parts[0])}"
-    return {int: "a whole number", float: "a finite number", str: "a text", bool: "true or false", type(None): "null"}.get(
-        kind, getattr(kind, "__name__", str(kind))
-    )
+    return {
+        int: "a whole number",
+        float: "a finite number",
+        str: "a text",
+        dict: "an object",
+        bool: "true or false",
+        type(None): "null",
+    }.get(kind, getattr(kind, "__name__", str(kind)))

@@ -116,7 +116,7 @@ def make_plan(settings: PlanSettings, *, show_progress: bool = True) -> tuple[di
     }
     spent = time.monotonic() - started
     text = settings.time_budget or f"{budget / 60:g}m"
-    plan, measured = choose.fit_length(plan, measured, budget - spent, text)
+    plan, measured = choose.fit_length(plan, measured, budget - spent, text, spent)
     measured["of"] = key_of(plan["denoiser"])
     plan["expected"] = choose.expectation(plan, measured) | {"planning": round(spent, 1)}
     plan["measured"] = measured
