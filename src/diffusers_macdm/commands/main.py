@@ -40,6 +40,7 @@ class Command:
     renamed: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
 
 
+GO_ON = ("train", "generate", "evaluate", "compare", "sweep")  # where they stopped, given again
 COMMANDS = {
     "check": Command("List every fault of a data folder.", "data.settings.CheckSettings", "data.check.run", "check"),
     "phantom": Command(
@@ -222,7 +223,8 @@ def _run(name: str, command: Command, settings) -> int:
         named("recipe.overview.refresh_around")(getattr(settings, "out", None))
         return named(f"commands.words.{command.words}")(settings, result) or 0
     except KeyboardInterrupt:
-        print("\nmacdm: interrupted", file=sys.stderr)
+        goes_on = "; the same command goes on where it stopped" if name in GO_ON else ""
+        print(f"\nmacdm: interrupted{goes_on}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of a pipe has seen enough (`macdm check DATA | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
