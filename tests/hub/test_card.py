@@ -225,6 +225,20 @@ def test_picture(model, recorded, synthetic, tmp_path):
     assert "The first 6 of 6 pairs, not chosen" in model_card(recorded, REPO, synthetic_dir=synthetic)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+def test_classifier_free_guidance_of_the_pairs_is_said(recorded, synthetic, tmp_path, scale):
+    """A card that names the classifier's guidance alone says that there was none."""
+    folder = tmp_path / "guided"
+    shutil.copytree(synthetic, folder)
+    record = json.loads((folder / "generation.json").read_text())
+    record["settings"] |= {"guidance_scale": 0.0, "classifier_free_guidance_scale": scale}
+    (folder / "generation.json").write_text(json.dumps(record))
+    card = model_card(recorded, REPO, synthetic_dir=folder)
+    said = "classifier guidance 0.0" + (", classifier-free guidance 1.5" if scale != 1 else "")
+    assert card.count(f"{said}, masks refined") == card.count(f"{said}.\n") == 1
+    assert ("classifier-free guidance" in card) == (scale != 1)
+
+
 def test_set_of_other_weights_or_of_real_cases_is_refused(model, synthetic, tmp_path):
     other = tmp_path / "other"
     pipe = tiny_pipeline()
