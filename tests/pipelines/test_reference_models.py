@@ -1,5 +1,6 @@
 """The models that come with the project: they load, are small, and make pairs of the kind that was asked for."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -51,4 +52,6 @@ def test_a_reference_model_makes_pairs(model, references):
 def test_a_reference_model_has_its_card_and_pictures(model):
     card = (model / "README.md").read_text(encoding="utf-8")
     check_card(card)
-    assert "samples.png" in card and all(min(Image.open(model / name).size) > 200 for name in ("pairs.png", "samples.png"))
+    pictures = ("pairs.png", "samples.png", "inserted.png")
+    assert "samples.png" in card and all(min(Image.open(model / name).size) > 200 for name in pictures)
+    assert json.loads((model / "measures.json").read_text())["real_or_synthetic_auc"]["value"] <= 1
