@@ -42,7 +42,7 @@ def same_weights(classifier, **overrides):
 
 def test_config_round_trip(tmp_path):
     parameters = inspect.signature(GuidanceClassifier).parameters
-    assert set(UNUSUAL) == set(parameters)
+    assert set(UNUSUAL) == set(parameters) - {"masks"}  # of three channels alone: see test_one_mask.py
     assert not [name for name, value in UNUSUAL.items() if value == parameters[name].default]
     classifier = randomised(GuidanceClassifier(**UNUSUAL), 0)
     classifier.save_pretrained(tmp_path)
