@@ -4,9 +4,9 @@
     python pipelines/reference_models.py fracatlas_lower_leg_64 --data fracatlas_leg_roi --output_dir runs/lower_leg_64
 
 Writes `model_cards/NAME` (or `--cards DIR`/NAME): the pipeline with float16 weights, which `MaCDMPipeline.from_pretrained`
-loads, and its card (README.md); `measures.json`, its films beside real ones that it has not seen; `pairs.png`, the first pairs
-beside real ones; `inserted.png`, lesions painted into normal films of the validation split. Interrupted, it continues where it
-stopped.
+loads, and its card (README.md); `measures.json`, its refined pairs beside real ones that it has not seen; `pairs.png`, the
+first pairs beside real ones; `inserted.png`, lesions painted into normal films of the validation split. Interrupted, it
+continues where it stopped.
 """
 
 from __future__ import annotations

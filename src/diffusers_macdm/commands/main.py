@@ -31,6 +31,7 @@ class Command:
         run: dotted name of the function that takes the settings, below the package.
         words: name of the function in `commands.words` that prints the result and returns the exit code.
         renamed: option of an earlier version -> its name now, or the names of those that it set together.
+        goes_on: whether the same command, given again, goes on where it stopped.
     """
 
     summary: str
@@ -38,9 +39,9 @@ class Command:
     run: str
     words: str
     renamed: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    goes_on: bool = False
 
 
-GO_ON = ("train", "generate", "evaluate", "compare", "sweep")  # where they stopped, given again
 COMMANDS = {
     "check": Command("List every fault of a data folder.", "data.settings.CheckSettings", "data.check.run", "check"),
     "phantom": Command(
@@ -90,9 +91,14 @@ COMMANDS = {
         "recipe.settings.Settings",
         "recipe.run.run",
         "train",
+        goes_on=True,
     ),
     "generate": Command(
-        "Write a synthetic set with a trained model.", "generate.settings.Settings", "generate.run.run", "generate"
+        "Write a synthetic set with a trained model.",
+        "generate.settings.Settings",
+        "generate.run.run",
+        "generate",
+        goes_on=True,
     ),
     "audit": Command("Find copies of training images in a synthetic set.", "audit.settings.Settings", "audit.run.run", "audit"),
     "evaluate": Command(
@@ -100,14 +106,16 @@ COMMANDS = {
         "evaluation.settings.Settings",
         "evaluation.run.run",
         "evaluate",
-        {"--steps": "--downstream-steps", "--batch-size": "--downstream-batch-size"},
+        goes_on=True,
+        renamed={"--steps": "--downstream-steps", "--batch-size": "--downstream-batch-size"},
     ),
     "compare": Command(
         "Set MaC-DM beside other generative models: same data, same budget, same evaluation.",
         "comparison.settings.Settings",
         "comparison.run.run",
         "compare",
-        {
+        goes_on=True,
+        renamed={
             "--eval-steps": "--downstream-steps",
             "--eval-batch-size": "--downstream-batch-size",
             "--audit-steps": "--embedding-steps",
@@ -118,7 +126,8 @@ COMMANDS = {
         "sweep.settings.Settings",
         "sweep.run.run",
         "sweep",
-        {"--eval-steps": "--downstream-steps", "--width": ("--classifier-width", "--segmenter-width")},
+        goes_on=True,
+        renamed={"--eval-steps": "--downstream-steps", "--width": ("--classifier-width", "--segmenter-width")},
     ),
     "push": Command("Publish a trained pipeline on the Hub.", "hub.settings.PushSettings", "hub.model.run", "push"),
     "push-dataset": Command(
@@ -223,7 +232,7 @@ def _run(name: str, command: Command, settings) -> int:
         named("recipe.overview.refresh_around")(getattr(settings, "out", None))
         return named(f"commands.words.{command.words}")(settings, result) or 0
     except KeyboardInterrupt:
-        goes_on = "; the same command goes on where it stopped" if name in GO_ON else ""
+        goes_on = "; the same command goes on where it stopped" if command.goes_on else ""
         print(f"\nmacdm: interrupted{goes_on}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of a pipe has seen enough (`macdm check DATA | head`)
